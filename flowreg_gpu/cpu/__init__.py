@@ -1,0 +1,39 @@
+"""The operations of the flow model on the CPU: numba kernels, single-threaded, releasing the GIL.
+
+This module is the backend that `flowreg_gpu.flow.FlowEstimator` takes as its operations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cpu.median import median5x5
+from flowreg_gpu.cpu.motion_tensor import motion_tensor
+from flowreg_gpu.cpu.prealign import phase_shift, prepare_alignment
+from flowreg_gpu.cpu.pyramid import resize
+from flowreg_gpu.cpu.solver import solve
+from flowreg_gpu.cpu.warp import warp, warp_frame
+
+__all__ = [
+    "add",
+    "median5x5",
+    "motion_tensor",
+    "phase_shift",
+    "prepare_alignment",
+    "resize",
+    "solve",
+    "warp",
+    "warp_frame",
+    "zero_flow",
+]
+
+
+def add(planes: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum of flow planes (2, h, w) and an increment (2, h, w) or (2, 1, 1)."""
+    return planes + increment
+
+
+def zero_flow(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zero flow (2, h, w) of the size of the planes."""
+    return np.zeros((2, *planes.shape[1:]), np.float32)

@@ -1,0 +1,25 @@
+"""How the CPU kernels are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+__all__ = ["compiled", "inlined"]
+
+# No fast-math flag, not even contraction to fused multiply-adds: numba keeps several copies of a kernel, optimised
+# in different callers, and which of them runs depends on what was compiled here and what came from the cache. Only
+# with plain IEEE arithmetic do all copies agree to the last bit. The numpy error model leaves out the test for zero
+# before every division, which would keep loops from vectorising.
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile for this machine on first use, release the GIL, and keep the code in numba's cache."""
+    return njit(cache=True, nogil=True, error_model="numpy")(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile as a part of every kernel that calls it."""
+    return njit(inline="always", error_model="numpy")(function)

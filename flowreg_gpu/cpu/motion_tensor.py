@@ -1,0 +1,140 @@
+"""Motion tensors of the three data terms.
+
+A tensor holds J11, J22, J33, J12, J13, J23 of one channel, so that the squared, normalised residual of an
+increment (du, dv) is J11 du^2 + J22 dv^2 + 2 J12 du dv + 2 J13 du + 2 J23 dv + J33 (Bruhn, Weickert and
+Schnoerr 2005). Spatial derivatives are those of the mean of the two frames, temporal ones their difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cpu.jit import compiled
+
+__all__ = ["motion_tensor"]
+
+_HALF = np.float32(0.5)
+_ONE = np.float32(1)
+_TWO = np.float32(2)
+_TIKHONOV = np.float32(1e-6)  # keeps the normalisation of the gradient term finite where the image is flat
+_CENSUS_EPS2 = np.float32((0.1 / 255) ** 2)
+_CENSUS_SHARE = np.float32(2 / 8)
+
+
+def motion_tensor(
+    reference: NDArray[np.float32], moving: NDArray[np.float32], hx: float, hy: float, const_assumption: str
+) -> NDArray[np.float32]:
+    """Tensor (C, 6, h, w) float32 of planes (C, h, w) with grid spacings hx, hy (full-resolution pixels)."""
+    channels, height, width = reference.shape
+    out = np.empty((channels, 6, height, width), np.float32)
+    fill = {"gc": _gradient_constancy, "gray": _brightness_constancy, "cs": _census_constancy}[const_assumption]
+    edge = ((0, 0), (1, 1), (1, 1))
+    fill(np.pad(reference, edge, "symmetric"), np.pad(moving, edge, "symmetric"), np.float32(hx), np.float32(hy), out)
+    return out
+
+
+@compiled
+def _gradient_constancy(first, second, hx, hy, out):
+    """Constancy of the gradient, each component normalised by its own gradient (Zimmer, Bruhn, Weickert 2011)."""
+    channels, _, _, width = out.shape
+    cx, cy = _HALF / hx, _HALF / hy
+    cxx, cyy, cxy = _ONE / (hx * hx), _ONE / (hy * hy), _HALF / hx * (_HALF / hy)
+    mean = np.empty((3, width + 2), np.float32)
+    change = np.empty((3, width + 2), np.float32)
+    second_order = np.empty((5, width), np.float32)
+    fxx, fxy, fyy, fxt, fyt = second_order[0], second_order[1], second_order[2], second_order[3], second_order[4]
+    for channel in range(channels):
+        for y in range(out.shape[2]):
+            # 1. mean and change of the two frames in the rows above, here and below
+            for k in range(3):
+                a, b, m, t = first[channel, y + k], second[channel, y + k], mean[k], change[k]
+                for x in range(width + 2):
+                    m[x] = _HALF * (a[x] + b[x])
+                    t[x] = b[x] - a[x]
+            # 2. derivatives
+            above, here, below = mean[0], mean[1], mean[2]
+            for x in range(width):
+                fxx[x] = cxx * (here[x] - _TWO * here[x + 1] + here[x + 2])
+                fyy[x] = cyy * (above[x + 1] - _TWO * here[x + 1] + below[x + 1])
+                fxy[x] = cxy * ((below[x + 2] - below[x]) - (above[x + 2] - above[x]))
+                fxt[x] = cx * (change[1, x + 2] - change[1, x])
+                fyt[x] = cy * (change[2, x + 1] - change[0, x + 1])
+            # 3. normalised products
+            j11, j22, j33 = out[channel, 0, y], out[channel, 1, y], out[channel, 2, y]
+            j12, j13, j23 = out[channel, 3, y], out[channel, 4, y], out[channel, 5, y]
+            for x in range(width):
+                rx = _ONE / (fxx[x] * fxx[x] + fxy[x] * fxy[x] + _TIKHONOV)
+                ry = _ONE / (fxy[x] * fxy[x] + fyy[x] * fyy[x] + _TIKHONOV)
+                j11[x] = rx * fxx[x] * fxx[x] + ry * fxy[x] * fxy[x]
+                j22[x] = rx * fxy[x] * fxy[x] + ry * fyy[x] * fyy[x]
+                j33[x] = rx * fxt[x] * fxt[x] + ry * fyt[x] * fyt[x]
+                j12[x] = rx * fxx[x] * fxy[x] + ry * fxy[x] * fyy[x]
+                j13[x] = rx * fxx[x] * fxt[x] + ry * fxy[x] * fyt[x]
+                j23[x] = rx * fxy[x] * fxt[x] + ry * fyy[x] * fyt[x]
+
+
+@compiled
+def _brightness_constancy(first, second, hx, hy, out):
+    """Constancy of the brightness (Horn and Schunck 1981)."""
+    for channel in range(out.shape[0]):
+        for y in range(out.shape[2]):
+            for k in range(6):
+                out[channel, k, y] = 0
+        _add_gray_tensor(first[channel], second[channel], hx, hy, _ONE, out[channel])
+
+
+@compiled
+def _add_gray_tensor(first, second, hx, hy, share, out):
+    """Add `share` times the products of (fx, fy, ft) of one pair of padded planes."""
+    _, height, width = out.shape
+    cx, cy = _HALF / hx, _HALF / hy
+    gradient = np.empty((3, width), np.float32)
+    fx, fy, ft = gradient[0], gradient[1], gradient[2]
+    for y in range(height):
+        a0, a1, a2 = first[y], first[y + 1], first[y + 2]
+        b0, b1, b2 = second[y], second[y + 1], second[y + 2]
+        for x in range(width):
+            fx[x] = cx * _HALF * ((a1[x + 2] - a1[x]) + (b1[x + 2] - b1[x]))
+            fy[x] = cy * _HALF * ((a2[x + 1] - a0[x + 1]) + (b2[x + 1] - b0[x + 1]))
+            ft[x] = b1[x + 1] - a1[x + 1]
+        j11, j22, j33, j12, j13, j23 = out[0, y], out[1, y], out[2, y], out[3, y], out[4, y], out[5, y]
+        for x in range(width):
+            j11[x] += share * fx[x] * fx[x]
+            j22[x] += share * fy[x] * fy[x]
+            j33[x] += share * ft[x] * ft[x]
+            j12[x] += share * fx[x] * fy[x]
+            j13[x] += share * fx[x] * ft[x]
+            j23[x] += share * fy[x] * ft[x]
+
+
+@compiled
+def _census_constancy(first, second, hx, hy, out):
+    """Constancy of the smoothed census signature (Hafner, Demetz, Weickert 2013): a gray tensor per neighbour."""
+    channels, _, height, width = out.shape
+    signature = np.empty((2, height + 2, width + 2), np.float32)
+    for channel in range(channels):
+        out[channel] = 0
+        for dy in range(-1, 2):
+            for dx in range(-1, 2):
+                if dy == 0 and dx == 0:
+                    continue
+                reciprocal = np.float32(_ONE / np.sqrt((dx * hx) ** 2 + (dy * hy) ** 2))
+                _census_signature(first[channel], dy, dx, reciprocal, signature[0])
+                _census_signature(second[channel], dy, dx, reciprocal, signature[1])
+                _add_gray_tensor(signature[0], signature[1], hx, hy, _CENSUS_SHARE, out[channel])
+
+
+@compiled
+def _census_signature(image, dy, dx, reciprocal, out):
+    """s = (1 + r / sqrt(r^2 + eps^2)) / 2, r = (neighbour - centre) / distance; its own border is then padded."""
+    height, width = image.shape
+    for y in range(1, height - 1):
+        neighbour_row, centre_row, line = image[y + dy], image[y], out[y]
+        for x in range(1, width - 1):
+            r = (neighbour_row[x + dx] - centre_row[x]) * reciprocal
+            line[x] = _HALF * (_ONE + r / np.sqrt(r * r + _CENSUS_EPS2))
+        line[0] = line[1]
+        line[width - 1] = line[width - 2]
+    out[0] = out[1]
+    out[height - 1] = out[height - 2]

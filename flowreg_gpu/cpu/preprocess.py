@@ -1,0 +1,40 @@
+"""Raw frames to filtered planes: conversion, normalisation, Gaussian filter in time and space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cpu.jit import compiled
+from flowreg_gpu.cpu.pyramid import resize
+from flowreg_gpu.preprocess import Preprocessing
+
+__all__ = ["preprocess"]
+
+
+def preprocess(window: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Planes (C, H, W) float32 of the middle one of the frames in `window` (2 halo + 1, H, W, C), any real dtype."""
+    _, height, width, channels = window.shape
+    planes = np.empty((channels, height, width), np.float32)
+    _normalize(window, preprocessing.temporal, preprocessing.minimum, preprocessing.scale, planes)
+    smooth = np.empty_like(planes)
+    for channel, tables in enumerate(preprocessing.spatial):
+        resize(planes[channel : channel + 1], tables, out=smooth[channel : channel + 1])
+    return smooth
+
+
+@compiled
+def _normalize(frames, temporal, minimum, scale, out):
+    channels, height, width = out.shape
+    for channel in range(channels):
+        for y in range(height):
+            line = out[channel, y]
+            line[:] = np.float32(0)
+            for k in range(frames.shape[0]):
+                share = temporal[channel, k]
+                for x in range(width):
+                    line[x] += share * (np.float32(frames[k, y, x, channel]) - minimum[channel])
+            for x in range(width):
+                line[x] *= scale[channel]

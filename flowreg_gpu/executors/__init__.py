@@ -1,0 +1,43 @@
+"""Executors: who registers the frames of a batch, and where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowreg_gpu.executors.base import EXECUTORS, BaseExecutor
+from flowreg_gpu.executors.gpu import GPUExecutor, gpu_status
+from flowreg_gpu.executors.multiprocessing import MultiprocessingExecutor
+from flowreg_gpu.executors.sequential import SequentialExecutor
+from flowreg_gpu.executors.threading import ThreadingExecutor
+
+__all__ = [
+    "EXECUTORS",
+    "BaseExecutor",
+    "GPUExecutor",
+    "MultiprocessingExecutor",
+    "SequentialExecutor",
+    "ThreadingExecutor",
+    "create_executor",
+    "gpu_status",
+]
+
+
+def create_executor(executor: str | BaseExecutor, n_workers: int | None = None) -> BaseExecutor:
+    """Return an executor by name; 'auto' is the GPU where it is usable, else processes. An instance is returned as is.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, or `n_workers` given with an instance or below 1.
+    """
+    if isinstance(executor, BaseExecutor):
+        if n_workers is not None:
+            raise ValueError(f"n_workers={n_workers} was given beside an executor that has {executor.n_workers}")
+        return executor
+    if executor == "auto":
+        executor = "gpu" if gpu_status().usable else "multiprocessing"
+    if executor not in EXECUTORS:
+        raise ValueError(f"executor={executor!r} is not one of auto, {', '.join(EXECUTORS)}")
+    kind: Any = EXECUTORS[executor]
+    created: BaseExecutor = kind(n_workers)
+    return created

@@ -1,0 +1,336 @@
+"""The interface of all executors, and what the CPU executors share."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flowreg_gpu.executors.frame_pool import default_workers
+from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
+from flowreg_gpu.options import Options
+from flowreg_gpu.preprocess import Preprocessing, channel_weights
+
+__all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job"]
+
+Progress = Callable[[int], None]
+_Executor = TypeVar("_Executor", bound="BaseExecutor")
+
+#: Executors by name, as `BaseExecutor.register` enters them.
+EXECUTORS: dict[str, type[BaseExecutor]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all batches of a recording share.
+
+    Parameters
+    ----------
+    options : Options
+    reference : (H, W, C) float32
+        Raw reference.
+    reference_planes : (C, H, W) float32
+        The same, normalised and filtered.
+    preprocessing : Preprocessing or None
+        What to do with the frames; None where they come with their own preprocessed planes.
+    weight, mean_weight : (C, H, W) and (C,) float32
+        Channel weights of the data term, and of the mean image of the pre-alignment.
+    """
+
+    options: Options
+    reference: NDArray[np.float32]
+    reference_planes: NDArray[np.float32]
+    preprocessing: Preprocessing | None
+    weight: NDArray[np.float32]
+    mean_weight: NDArray[np.float32]
+
+
+class BatchResult(NamedTuple):
+    """Result of a batch; the arrays are valid until the executor's next batch.
+
+    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels, `statistics`
+    (n, 7) float64 has the columns `STATISTICS`.
+    """
+
+    registered: NDArray[Any]
+    flow: NDArray[np.float32]
+    statistics: NDArray[np.float64]
+
+
+class BaseExecutor(abc.ABC):
+    """Registers batches of frames; the interface is the one of pyflowreg's executors.
+
+    Parameters
+    ----------
+    n_workers : int or None
+        Number of workers; None takes one per CPU that this process may use.
+
+    Raises
+    ------
+    ValueError
+        `n_workers` below 1.
+    """
+
+    name: ClassVar[str]
+    parallel: ClassVar[bool] = False
+    description: ClassVar[str] = ""
+    features: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        if n_workers is not None and n_workers < 1:
+            raise ValueError(f"n_workers={n_workers} is below 1")
+        self.n_workers = default_workers() if n_workers is None else int(n_workers)
+
+    def setup(self) -> None:  # noqa: B027
+        """Acquire workers or devices; called by the context manager, and by the first batch where it was not."""
+
+    def cleanup(self) -> None:  # noqa: B027
+        """Release everything; may be called twice, and the executor may be used again afterwards."""
+
+    def __enter__(self: _Executor) -> _Executor:
+        self.setup()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+    @classmethod
+    def register(cls) -> None:
+        """Make this executor known by its name."""
+        EXECUTORS[cls.name] = cls
+
+    def get_info(self) -> dict[str, Any]:
+        """Name, type, number of workers, whether they run in parallel, a description, and features."""
+        return {
+            "name": self.name,
+            "type": type(self).__name__,
+            "n_workers": self.n_workers,
+            "parallel": self.parallel,
+            "description": f"{self.description}, {self.n_workers} worker{'s' if self.n_workers > 1 else ''}",
+            "features": list(self.features),
+        }
+
+    @abc.abstractmethod
+    def start_recording(self, job: Job) -> None:
+        """Take what all following batches share."""
+
+    @abc.abstractmethod
+    def register_batch(
+        self,
+        frames: NDArray[Any],
+        start: NDArray[np.float32],
+        planes: NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> BatchResult:
+        """Register one batch of the recording begun with `start_recording`.
+
+        Parameters
+        ----------
+        frames : (n + 2 halo, H, W, C)
+            Raw frames, with the frames before and after that the job's temporal filter needs.
+        start : (2, H, W) float32
+            Start flow, pixels.
+        planes : (n, C, H, W) float32 or None
+            Preprocessed frames, where the job has no preprocessing.
+        progress : callable or None
+            Called with the number of newly finished frames, also while the batch runs.
+        """
+
+    def process_batch(
+        self,
+        batch: NDArray[Any],
+        batch_proc: NDArray[Any],
+        reference_raw: NDArray[Any],
+        reference_proc: NDArray[Any],
+        w_init: NDArray[Any],
+        get_displacement_func: Callable[..., Any] | None = None,
+        imregister_func: Callable[..., Any] | None = None,
+        interpolation_method: str = "cubic",
+        progress_callback: Progress | None = None,
+        **kwargs: Any,
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Register frames that were preprocessed by the caller, as pyflowreg calls its executors.
+
+        Parameters
+        ----------
+        batch : (T, H, W, C) or (T, H, W)
+            Raw frames.
+        batch_proc : float, shape of `batch`
+            The same, normalised and filtered.
+        reference_raw, reference_proc : (H, W, C) or (H, W)
+            Reference, raw and normalised and filtered.
+        w_init : (H, W, 2) float
+            Start flow, pixels.
+        get_displacement_func, imregister_func : callable or None
+            pyflowreg's own functions, in whose place this package's run; any other is refused.
+        interpolation_method : {'cubic', 'linear', 'nearest'}
+        progress_callback : callable or None
+            Called with the number of newly finished frames.
+        **kwargs
+            `flow_params`: dictionary of flow parameters named as in `Options`. Other keywords of pyflowreg's
+            pipeline are accepted and have no effect on the result.
+
+        Returns
+        -------
+        registered : dtype of `batch`, (T, H, W, C)
+        flow : (T, H, W, 2) float32, pixels
+
+        Raises
+        ------
+        ValueError, TypeError
+            Arrays that do not fit each other, or parameters out of range.
+        """
+        _refuse_custom(get_displacement_func, "get_displacement_func")
+        _refuse_custom(imregister_func, "imregister_func")
+        flow_params = {key: value for key, value in kwargs.get("flow_params", {}).items() if value is not None}
+        options = Options.from_dict({**flow_params, "interpolation_method": interpolation_method})
+        batch, batch_proc = (item[..., None] if item.ndim == 3 else item for item in (batch, batch_proc))
+        reference_raw, reference_proc = (
+            item[..., None] if item.ndim == 2 else item for item in (reference_raw, reference_proc)
+        )
+        _check_batch(batch, batch_proc, reference_raw, reference_proc, w_init)
+        options.check_recording(*batch.shape[1:])
+        batch, batch_proc = _without_nonfinite(batch, batch_proc, reference_raw, reference_proc)
+        weight, mean_weight = channel_weights(options, *batch.shape[1:])
+        self.start_recording(
+            Job(options, np.float32(reference_raw), _planes(reference_proc), None, weight, mean_weight)
+        )
+        result = self.register_batch(batch, _planes(w_init), _planes(batch_proc), progress_callback)
+        return result.registered.copy(), result.flow.copy()
+
+
+class CPUExecutor(BaseExecutor):
+    """An executor that runs `RegistrationTask` on every frame, wherever its arrays lie."""
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        super().__init__(n_workers)
+        self._task: RegistrationTask | None = None
+
+    @abc.abstractmethod
+    def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an array of unspecified contents that the workers know by this name."""
+
+    @abc.abstractmethod
+    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+        """Run the task on every index."""
+
+    def start_recording(self, job: Job) -> None:
+        """Take what all following batches share."""
+        shared = {
+            "reference": job.reference,
+            "reference_planes": job.reference_planes,
+            "weight": job.weight,
+            "mean_weight": job.mean_weight,
+        }
+        for name, array in shared.items():
+            self._allocate(name, array.shape, np.float32)[...] = array
+        self._task = RegistrationTask(job.options, job.preprocessing)
+
+    def register_batch(
+        self,
+        frames: NDArray[Any],
+        start: NDArray[np.float32],
+        planes: NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> BatchResult:
+        """Register one batch; see `BaseExecutor.register_batch`."""
+        if self._task is None:
+            raise RuntimeError("register_batch was called before start_recording")
+        halo = 0 if self._task.preprocessing is None else self._task.preprocessing.halo
+        count = len(frames) - 2 * halo
+        self._allocate("frames", frames.shape, frames.dtype)[...] = frames
+        self._allocate("start", start.shape, np.float32)[...] = start
+        if planes is not None:
+            self._allocate("planes", planes.shape, np.float32)[...] = planes
+        result = BatchResult(
+            self._allocate("registered", (count, *frames.shape[1:]), frames.dtype),
+            self._allocate("flow", (count, *frames.shape[1:3], 2), np.float32),
+            self._allocate("statistics", (count, len(STATISTICS)), np.float64),
+        )
+        self._run(self._task, range(count), progress)
+        return result
+
+
+class LocalExecutor(CPUExecutor):
+    """A CPU executor whose workers share this process's memory."""
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        super().__init__(n_workers)
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._prepared: RegistrationTask | None = None
+
+    def cleanup(self) -> None:
+        """Release the arrays."""
+        self._arrays.clear()
+        self._task = self._prepared = None
+
+    def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        array = self._arrays.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            array = self._arrays[name] = np.empty(shape, dtype)
+        return array
+
+    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+        if task is not self._prepared:
+            task.prepare(self._arrays)
+            self._prepared = task
+        self._run_frames(lambda index: task(self._arrays, index), indices, progress or (lambda finished: None))
+
+    @abc.abstractmethod
+    def _run_frames(self, run_frame: Callable[[int], None], indices: range, progress: Progress) -> None:
+        """Call `run_frame` for every index, and `progress` in this thread."""
+
+
+def _planes(image: NDArray[Any]) -> NDArray[np.float32]:
+    """(..., H, W, C) as contiguous float32 planes (..., C, H, W)."""
+    return np.ascontiguousarray(np.moveaxis(image, -1, -3), np.float32)
+
+
+def _refuse_custom(function: Callable[..., Any] | None, name: str) -> None:
+    module = getattr(function, "__module__", "") or ""
+    if function is not None and not module.startswith("pyflowreg."):
+        raise ValueError(
+            f"{name}={function!r} cannot be honoured: flowreg_gpu runs its own flow and warp; "
+            "pass None or pyflowreg's default function"
+        )
+
+
+def _check_batch(
+    batch: NDArray[Any],
+    batch_proc: NDArray[Any],
+    reference_raw: NDArray[Any],
+    reference_proc: NDArray[Any],
+    w_init: NDArray[Any],
+) -> None:
+    if batch.ndim != 4 or 0 in batch.shape:
+        raise ValueError(f"batch has shape {batch.shape}, expected (T, H, W, C) or (T, H, W) with frames in it")
+    expected = {
+        "batch_proc": (batch_proc, batch.shape),
+        "reference_raw": (reference_raw, batch.shape[1:]),
+        "reference_proc": (reference_proc, batch.shape[1:]),
+        "w_init": (w_init, (*batch.shape[1:3], 2)),
+    }
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    for name in ("reference_raw", "reference_proc", "w_init"):
+        if not np.all(np.isfinite(expected[name][0])):
+            raise ValueError(f"{name} holds NaN or infinite values")
+
+
+def _without_nonfinite(
+    batch: NDArray[Any], batch_proc: NDArray[Any], reference_raw: NDArray[Any], reference_proc: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Copies in which NaN and infinite pixels are the reference's; the arrays themselves where there are none."""
+    cleaned = []
+    for frames, reference in ((batch, reference_raw), (batch_proc, reference_proc)):
+        bad = ~np.isfinite(frames)
+        cleaned.append(np.where(bad, reference, frames).astype(frames.dtype) if bad.any() else frames)
+    return cleaned[0], cleaned[1]

@@ -1,0 +1,87 @@
+"""What is done with one frame on a CPU: preprocess, flow, warp, statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu import cpu
+from flowreg_gpu.cpu.preprocess import preprocess
+from flowreg_gpu.cpu.statistics import correlation, flow_statistics
+from flowreg_gpu.flow import FlowEstimator
+from flowreg_gpu.options import Options
+from flowreg_gpu.preprocess import Preprocessing
+
+__all__ = ["STATISTICS", "RegistrationTask"]
+
+#: Columns of the array `statistics`: displacements and divergence in pixels and pixels per pixel, correlations with
+#: the raw reference, and 1 where the frame was constant.
+STATISTICS = (
+    "mean_disp",
+    "max_disp",
+    "mean_div",
+    "mean_translation",
+    "correlation_before",
+    "correlation_after",
+    "constant",
+)
+
+
+@dataclasses.dataclass
+class RegistrationTask:
+    """Register frame `index` of a batch; inputs and outputs lie in named arrays, shared where workers are processes.
+
+    Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
+    `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
+    `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C), `flow`
+    (n, H, W, 2) float32, `statistics` (n, 7) float64.
+    """
+
+    options: Options
+    preprocessing: Preprocessing | None
+    _estimator: FlowEstimator | None = dataclasses.field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_estimator": None}
+
+    def prepare(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Compute what all frames share; once per process."""
+        height, width, _ = arrays["reference"].shape
+        self._estimator = FlowEstimator(
+            cpu,
+            arrays["reference_planes"],
+            arrays["weight"],
+            arrays["mean_weight"],
+            height,
+            width,
+            self.options,
+        )
+
+    def __call__(self, arrays: Mapping[str, NDArray[Any]], index: int) -> None:
+        """Register one frame."""
+        halo = 0 if self.preprocessing is None else self.preprocessing.halo
+        frame, reference = arrays["frames"][index + halo], arrays["reference"]
+        constant = frame.min() == frame.max()
+        flow = cpu.zero_flow(arrays["start"]) if constant else self._flow(arrays, index)
+        registered = arrays["registered"][index]
+        cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
+        arrays["flow"][index] = flow.transpose(1, 2, 0)
+        arrays["statistics"][index] = (
+            *flow_statistics(flow),
+            correlation(frame, reference),
+            correlation(registered, reference),
+            constant,
+        )
+
+    def _flow(self, arrays: Mapping[str, NDArray[Any]], index: int) -> NDArray[np.float32]:
+        assert self._estimator is not None  # the executors call prepare first
+        if self.preprocessing is None:
+            planes = arrays["planes"][index]
+        else:
+            planes = preprocess(arrays["frames"][index : index + 2 * self.preprocessing.halo + 1], self.preprocessing)
+        flow: NDArray[np.float32] = self._estimator.flow(planes, arrays["start"])
+        return flow

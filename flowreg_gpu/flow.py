@@ -1,0 +1,208 @@
+"""The coarse-to-fine driver, written once; the operations (CPU or GPU) are given to it.
+
+Flow convention, here and everywhere: a flow holds u (displacement along x, columns) and v (along y, rows) in
+full-resolution pixels, and the registered frame is ``registered(y, x) = frame(y + v, x + u)``. Public arrays are
+(H, W, 2) or (T, H, W, 2) with u first; inside, planes (2, H, W).
+
+The driver treats images and flows as opaque handles: it passes them from operation to operation and never looks
+inside, so that they may live on another device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.options import Options
+from flowreg_gpu.relaxation import Relaxation, choose_relaxation
+from flowreg_gpu.resampling import TapTable, resampling_tables
+
+__all__ = ["FlowEstimator", "Operations", "Plan", "plan_levels"]
+
+Image = Any  # planes (C, h, w), float32, wherever the operations keep them
+Flow = Any  # planes (2, h, w), float32
+Tables = tuple[TapTable, TapTable]
+
+GNC_WARPING_STEPS = 10
+
+
+class Operations(Protocol):
+    """What a backend offers: `flowreg_gpu.cpu` on arrays of the host, a CUDA device on its own."""
+
+    def resize(self, planes: Image, tables: Tables) -> Image:
+        """Filter planes along rows and columns with tap tables."""
+
+    def warp(
+        self, moving: Image, flow: Flow, reference: Image, spacing: tuple[float, float], interpolation: str
+    ) -> Image:
+        """Warp planes backwards; what lies outside comes from the reference."""
+
+    def motion_tensor(self, reference: Image, moving: Image, hx: float, hy: float, const_assumption: str) -> Image:
+        """Motion tensor (C, 6, h, w)."""
+
+    def solve(
+        self,
+        tensor: Image,
+        weight: Image,
+        flow: Flow,
+        alpha: tuple[float, float],
+        spacing: tuple[float, float],
+        relaxation: Relaxation,
+    ) -> Flow:
+        """Increment of the flow on one level."""
+
+    def median5x5(self, planes: Image) -> Image:
+        """5x5 median with mirror boundary."""
+
+    def add(self, planes: Image, increment: Image) -> Image:
+        """Sum of two sets of planes; the second may be (2, 1, 1)."""
+
+    def zero_flow(self, planes: Image) -> Flow:
+        """Zero flow of the size of the planes."""
+
+    def prepare_alignment(self, reference: Image, weight: NDArray[np.float32], tables: Tables, upsampling: int) -> Any:
+        """What the rigid alignments of all frames to this reference share."""
+
+    def phase_shift(self, aligner: Any, moving: Image) -> Flow:
+        """Rigid displacement, to be added to a flow."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One pyramid level: grid spacing and smoothness weight along x and y, and the tables that lead to it.
+
+    `from_full` resamples an image of full resolution, `from_above` the flow of the level solved before (or the start
+    flow at the coarsest level).
+    """
+
+    height: int
+    width: int
+    spacing: tuple[float, float]
+    alpha: tuple[float, float]
+    from_full: Tables
+    from_above: Tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The pyramid of one frame size, coarsest level first; `to_full` brings a flow that stops short of it up."""
+
+    levels: tuple[Level, ...]
+    to_full: Tables | None
+
+
+def pyramid_depth(size: int, eta: float, levels: int) -> int:
+    """Smallest k >= 1 with round(size * eta**k) < 10, at most `levels`."""
+    depth = 1
+    while depth < levels and round(size * eta**depth) >= 10:
+        depth += 1
+    return depth
+
+
+def plan_levels(height: int, width: int, options: Options) -> Plan:
+    """Sizes, spacings, weights and tables of the pyramid; H rows, W columns, in pixels."""
+    eta = options.eta
+    depth_y, depth_x = (pyramid_depth(size, eta, options.levels) for size in (height, width))
+    cap = 4 * min(depth_y, depth_x)
+    depth_y, depth_x = min(depth_y, cap), min(depth_x, cap)
+    coarsest = max(depth_y, depth_x)
+    finest = options.finest_level if coarsest > options.finest_level else max(coarsest - 1, 0)
+    levels = []
+    above = (height, width)
+    for index in range(coarsest, finest - 1, -1):
+        rows, columns = round(height * eta ** min(index, depth_y)), round(width * eta ** min(index, depth_x))
+        factor = 1.0 if index == finest else eta ** (-0.5 * index)
+        alpha_x, alpha_y = options.alpha_xy
+        levels.append(
+            Level(
+                rows,
+                columns,
+                (width / columns, height / rows),
+                (alpha_x * factor, alpha_y * factor),
+                resampling_tables(height, width, rows, columns),
+                resampling_tables(*above, rows, columns),
+            )
+        )
+        above = (rows, columns)
+    return Plan(tuple(levels), resampling_tables(*above, height, width) if above != (height, width) else None)
+
+
+class FlowEstimator:
+    """Flow of any number of frames to one reference; what depends on the reference alone is computed once.
+
+    Parameters
+    ----------
+    operations : Operations
+        Backend.
+    reference : planes (C, H, W), float32
+        Preprocessed reference, where the backend keeps it.
+    weight : planes (C, H, W), float32
+        Channel weights at full resolution, likewise.
+    mean_weight : (C,) float32
+        Weight of each channel in the image that the rigid pre-alignment sees; sums to 1.
+    height, width : int
+        Size of the frames in pixels.
+    options : Options
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        reference: Image,
+        weight: Image,
+        mean_weight: NDArray[np.float32],
+        height: int,
+        width: int,
+        options: Options,
+    ) -> None:
+        self._operations = operations
+        self._options = options
+        self._reference = reference
+        self._plan = plan_levels(height, width, options)
+        self._references = [operations.resize(reference, level.from_full) for level in self._plan.levels]
+        self._weights = [operations.resize(weight, level.from_full) for level in self._plan.levels]
+        self._aligner = None
+        if options.cc_initialization:
+            limit_y, limit_x = options.cc_hw if isinstance(options.cc_hw, tuple) else (options.cc_hw, options.cc_hw)
+            tables = resampling_tables(height, width, min(height, limit_y), min(width, limit_x))
+            self._aligner = operations.prepare_alignment(reference, mean_weight, tables, options.cc_up)
+
+    def flow(self, moving: Image, start: Flow) -> Flow:
+        """Flow (2, H, W) of preprocessed planes (C, H, W) to the reference, from a start flow (2, H, W)."""
+        if self._aligner is None:
+            return self._coarse_to_fine(moving, start)
+        operations, unit = self._operations, (1.0, 1.0)
+        aligned = operations.warp(moving, start, self._reference, unit, "linear")
+        start = operations.add(start, operations.phase_shift(self._aligner, aligned))
+        aligned = operations.warp(moving, start, self._reference, unit, "linear")
+        return operations.add(start, self._coarse_to_fine(aligned, operations.zero_flow(start)))
+
+    def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
+        """All levels from coarse to fine, once, or once per stage of the graduated non-convexity."""
+        pyramid = [self._operations.resize(moving, level.from_full) for level in self._plan.levels]
+        for beta in self._options.gnc_schedule or (1.0,):
+            flow = self._descend(pyramid, flow, beta)
+        return flow
+
+    def _descend(self, pyramid: list[Image], flow: Flow, beta: float) -> Flow:
+        operations, graduated = self._operations, self._options.gnc_schedule is not None
+        warps = (self._options.warping_steps or GNC_WARPING_STEPS) if graduated else 1
+        for level, reference, weight, moving in zip(
+            self._plan.levels, self._references, self._weights, pyramid, strict=True
+        ):
+            flow = operations.resize(flow, level.from_above)
+            relaxation = choose_relaxation(self._options, level.height, level.width, beta)
+            smooth = min(level.height, level.width) > 5
+            for _ in range(warps):
+                warped = operations.warp(moving, flow, reference, level.spacing, "cubic")
+                tensor = operations.motion_tensor(reference, warped, *level.spacing, self._options.const_assumption)
+                increment = operations.solve(tensor, weight, flow, level.alpha, level.spacing, relaxation)
+                if smooth and not graduated:
+                    increment = operations.median5x5(increment)
+                flow = operations.add(flow, increment)
+                if smooth and graduated:
+                    flow = operations.median5x5(flow)
+        return flow if self._plan.to_full is None else operations.resize(flow, self._plan.to_full)

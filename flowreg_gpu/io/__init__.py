@@ -1,0 +1,62 @@
+"""Recordings and displacement fields: read and written a few frames at a time."""
+
+from __future__ import annotations
+
+import os
+
+from flowreg_gpu.io.array import ArrayReader, ArrayWriter
+from flowreg_gpu.io.base import (
+    FLOW_CONVENTION,
+    SUPPORTED_DTYPES,
+    FrameReader,
+    FrameWriter,
+    PathLike,
+    PendingFile,
+    ReservedFileWriter,
+    check_output,
+    supported_dtype,
+)
+from flowreg_gpu.io.hdf5 import Hdf5FlowWriter
+from flowreg_gpu.io.tiff import TiffFlowWriter, TiffReader, TiffWriter, read_image
+
+__all__ = [
+    "FLOW_CONVENTION",
+    "SUPPORTED_DTYPES",
+    "ArrayReader",
+    "ArrayWriter",
+    "FrameReader",
+    "FrameWriter",
+    "Hdf5FlowWriter",
+    "PendingFile",
+    "ReservedFileWriter",
+    "TiffFlowWriter",
+    "TiffReader",
+    "TiffWriter",
+    "check_output",
+    "open_flow_writer",
+    "read_image",
+    "supported_dtype",
+]
+
+
+def open_flow_writer(path: PathLike, n_frames: int, height: int, width: int) -> ReservedFileWriter:
+    """Return the writer of displacement fields that the extension of `path` asks for.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Ends in .h5 or .hdf5 (HDF5) or in .tif or .tiff (TIFF).
+    n_frames, height, width : int
+        Size of the recording; the writer takes (n, H, W, 2) float32.
+
+    Raises
+    ------
+    ValueError
+        Another extension.
+    """
+    extension = os.path.splitext(os.fspath(path))[1].lower()
+    if extension in (".h5", ".hdf5"):
+        return Hdf5FlowWriter(path, n_frames, height, width)
+    if extension in (".tif", ".tiff"):
+        return TiffFlowWriter(path, n_frames, height, width)
+    raise ValueError(f"{os.fspath(path)!r} has extension {extension!r}, expected .h5, .hdf5, .tif or .tiff")

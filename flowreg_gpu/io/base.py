@@ -1,0 +1,331 @@
+"""What every source and every sink of frames has in common."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+PathLike: TypeAlias = str | os.PathLike[str]
+_Reader = TypeVar("_Reader", bound="FrameReader")
+_Writer = TypeVar("_Writer", bound="FrameWriter")
+
+# How a flow is stored and what it means; written into every file of flows.
+FLOW_CONVENTION = (
+    "u = flow[..., 0] columns (x), v = flow[..., 1] rows (y); registered(y, x) = frame(y + v, x + u); pixels"
+)
+
+SUPPORTED_DTYPES = (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"), np.dtype("float32"))
+
+
+def supported_dtype(dtype: DTypeLike, source: str) -> np.dtype[Any]:
+    """Return `dtype` in native byte order, or raise ValueError if frames of that type cannot be registered."""
+    native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+    if native not in SUPPORTED_DTYPES:
+        allowed = ", ".join(d.name for d in SUPPORTED_DTYPES)
+        raise ValueError(f"{source}: dtype {native.name} is not supported, expected one of {allowed}")
+    return native
+
+
+class FrameReader(abc.ABC):
+    """A recording read a few frames at a time.
+
+    Attributes
+    ----------
+    n_frames, height, width, n_channels : int
+        Size of the recording.
+    dtype : numpy.dtype
+        Type of the frames, native byte order; one of `SUPPORTED_DTYPES`.
+    has_channel_axis : bool
+        Whether the source had an explicit channel axis, be it of length one.
+    """
+
+    n_frames: int
+    height: int
+    width: int
+    n_channels: int
+    dtype: np.dtype[Any]
+    has_channel_axis: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the recording, (T, H, W, C)."""
+        return self.n_frames, self.height, self.width, self.n_channels
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return frames `start` to `stop` (excluded) as a new array.
+
+        Returns
+        -------
+        frames : (stop - start, H, W, C) array of `dtype`
+            C-contiguous, native byte order, never a view of the source.
+
+        Raises
+        ------
+        ValueError
+            The range is empty or leaves the recording.
+        """
+        if not 0 <= start < stop <= self.n_frames:
+            raise ValueError(f"frames {start} to {stop} were asked for, the recording has frames 0 to {self.n_frames}")
+        return self._load(start, stop)
+
+    @abc.abstractmethod
+    def _load(self, start: int, stop: int) -> NDArray[Any]:
+        """Read a range that was checked."""
+
+    def close(self) -> None:  # noqa: B027 (an array has nothing to close)
+        """Release the source; a reader may be closed twice."""
+
+    def __enter__(self: _Reader) -> _Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FrameWriter(abc.ABC):
+    """A sink that takes the frames of a recording in order.
+
+    As a context manager it commits when the block ends well and aborts when the block raises.
+
+    Parameters
+    ----------
+    shape : (T, H, W, C)
+        Frames that will be written in all.
+    dtype : dtype
+        Type of the frames; frames of another type are refused, not converted.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike) -> None:
+        if len(shape) != 4 or min(shape) < 1:
+            raise ValueError(f"shape {tuple(shape)} is not (T, H, W, C) with every size at least 1")
+        self.n_frames, self.height, self.width, self.n_channels = (int(size) for size in shape)
+        self.dtype = np.dtype(dtype).newbyteorder("=")
+        self.n_written = 0
+        self._open = True
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the recording, (T, H, W, C)."""
+        return self.n_frames, self.height, self.width, self.n_channels
+
+    def write(self, frames: NDArray[Any]) -> None:
+        """Append frames.
+
+        Parameters
+        ----------
+        frames : (n, H, W, C) array of `dtype`
+
+        Raises
+        ------
+        ValueError
+            Shape or dtype differ from what was announced, or there are more frames than announced.
+        RuntimeError
+            The writer was closed or aborted.
+        OSError
+            The frames could not be stored, e.g. for want of disk space.
+        """
+        if not self._open:
+            raise RuntimeError(f"frames cannot be written after close() or abort(), {self.n_written} were written")
+        if frames.shape[1:] != self.shape[1:] or frames.ndim != 4:
+            raise ValueError(f"frames have shape {frames.shape}, expected (n, {', '.join(map(str, self.shape[1:]))})")
+        if frames.dtype.newbyteorder("=") != self.dtype:
+            raise ValueError(f"frames have dtype {frames.dtype}, expected {self.dtype}")
+        if self.n_written + len(frames) > self.n_frames:
+            raise ValueError(f"{self.n_written} + {len(frames)} frames are more than the {self.n_frames} announced")
+        self._store(frames, self.n_written)
+        self.n_written += len(frames)
+
+    def close(self) -> None:
+        """Commit the recording; a second call does nothing.
+
+        Raises
+        ------
+        RuntimeError
+            Fewer frames were written than announced; nothing is left under the final name.
+        """
+        if not self._open:
+            return
+        if self.n_written != self.n_frames:
+            self.abort()
+            raise RuntimeError(f"{self.n_written} frames were written, {self.n_frames} were announced")
+        try:
+            self._commit()
+        except BaseException:
+            self.abort()
+            raise
+        self._open = False
+
+    def abort(self) -> None:
+        """Give up: leave nothing under the final name; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self._discard()
+
+    @abc.abstractmethod
+    def _store(self, frames: NDArray[Any], start: int) -> None:
+        """Store frames that were checked; `start` is the index of the first."""
+
+    @abc.abstractmethod
+    def _commit(self) -> None:
+        """Make the complete recording visible."""
+
+    @abc.abstractmethod
+    def _discard(self) -> None:
+        """Remove what was stored."""
+
+    def __enter__(self: _Writer) -> _Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
+    """Raise if `path` cannot take an output, before any work is done.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder does not exist.
+    PermissionError
+        The folder takes no new file.
+    IsADirectoryError
+        `path` is a folder.
+    ValueError
+        `path` is one of `inputs`, directly or through a link.
+    """
+    for source in inputs:
+        same_name = os.path.realpath(source) == os.path.realpath(path)
+        if same_name or (os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path)):
+            raise ValueError(f"output {os.fspath(path)!r} is the input {os.fspath(source)!r}; choose another name")
+    PendingFile(path).discard()
+
+
+class PendingFile:
+    """A file that appears under its name only when it is complete.
+
+    Until then it is a hidden file with a random suffix in the same folder, so that the final rename stays within one
+    file system and replaces an older output in one step.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Final name.
+    n_bytes : int
+        Size the file will have, compared with the free space of the disk.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, IsADirectoryError
+        The folder does not exist, takes no new file, or `path` is a folder.
+    OSError
+        ``errno.ENOSPC``: the file would not fit.
+    """
+
+    def __init__(self, path: PathLike, n_bytes: int = 0) -> None:
+        self.final_path = os.path.abspath(path)
+        folder, name = os.path.split(self.final_path)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "the folder of the output does not exist", folder)
+        if os.path.isdir(self.final_path):
+            raise IsADirectoryError(errno.EISDIR, "the output is a folder, expected a file name", self.final_path)
+        free = shutil.disk_usage(folder).free
+        if n_bytes > free:
+            problem = f"the output needs {n_bytes} bytes, the disk has {free} bytes free"
+            raise OSError(errno.ENOSPC, problem, self.final_path)
+        # 180 characters keep the hidden name within the 255 bytes most file systems allow.
+        self.path = os.path.join(folder, f".{name[:180]}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        # Access bits say nothing to root and on network disks: only creating the file tells.
+        try:
+            with open(self.path, "xb"):
+                pass
+        except PermissionError:
+            raise PermissionError(errno.EACCES, "the folder of the output takes no new file", folder) from None
+
+    def commit(self) -> None:
+        """Rename to the final name, replacing an older file."""
+        os.replace(self.path, self.final_path)
+
+    def discard(self) -> None:
+        """Remove the file if it is still there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+class ReservedFileWriter(FrameWriter):
+    """A writer whose file is laid out before the first frame comes; frames are then written to their places.
+
+    The library of the format only makes the layout. Pixels go by ordinary system calls, so that a full disk is an
+    OSError that belongs to the frames that caused it: mapped files end the process instead, and HDF5, which writes
+    late, crashes the interpreter on exit.
+    """
+
+    _pending: PendingFile
+    _file: BinaryIO
+
+    @contextlib.contextmanager
+    def _reserve(self, path: PathLike, n_bytes: int) -> Iterator[None]:
+        """Make the pending file; the block lays it out, then it is opened for the frames."""
+        self._pending = PendingFile(path, n_bytes)
+        try:
+            yield
+            self._file = open(self._pending.path, "r+b", buffering=0)  # noqa: SIM115 (closed by close or abort)
+        except BaseException:
+            self._pending.discard()
+            raise
+
+    def _write_bytes(self, offset: int, slab: NDArray[Any]) -> None:
+        """Write a C-contiguous array at an offset of the file."""
+        self._file.seek(offset)
+        remaining = slab.reshape(-1).view(np.uint8).data
+        # A system call writes at most 2 GiB.
+        while remaining:
+            remaining = remaining[self._file.write(remaining) :]
+
+    def keep_partial(self) -> str | None:
+        """Give up, but keep the frames written so far; the others are zero.
+
+        Returns
+        -------
+        str or None
+            Where they are: the final name with ``.partial`` before its extension; None where there is nothing to keep.
+        """
+        if not self._open or not self.n_written:
+            self.abort()
+            return None
+        self._open = False
+        self._close_file()
+        stem, extension = os.path.splitext(self._pending.final_path)
+        path = f"{stem}.partial{extension}"
+        os.replace(self._pending.path, path)
+        return path
+
+    def _commit(self) -> None:
+        self._file.close()
+        self._pending.commit()
+
+    def _discard(self) -> None:
+        self._close_file()
+        self._pending.discard()
+
+    def _close_file(self) -> None:
+        # Some file systems report a full disk on closing, which by now changes nothing.
+        with contextlib.suppress(OSError):
+            self._file.close()

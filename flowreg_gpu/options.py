@@ -1,0 +1,310 @@
+"""The parameters of the registration, validated when they are set; the one place for defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PRESETS", "Options"]
+
+#: Finest pyramid level that each quality preset solves (0 is full resolution).
+PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "quality": tuple(PRESETS),
+    "const_assumption": ("gc", "gray", "cs"),
+    "solver": ("auto", "block", "sor"),
+    "channel_normalization": ("joint", "separate"),
+    "interpolation_method": ("cubic", "linear", "nearest"),
+}
+
+Weight = Sequence[float] | NDArray[np.floating[Any]] | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Options:
+    """Parameters of the flow model, the solver and the recording loop.
+
+    Every value is checked on construction; an instance never holds a wrong one. Names follow
+    pyflowreg, so that a dictionary of its flow parameters can be passed on.
+
+    Parameters
+    ----------
+    alpha : float or (float, float)
+        Weight of the smoothness term, one value or one for x (columns) and one for y (rows); >= 0.
+    quality : {'quality', 'balanced', 'fast'}
+        Preset that names the finest level solved: 0, 4 or 6.
+    min_level : int or None
+        Finest level solved; None takes it from `quality`.
+    levels : int
+        Largest number of pyramid levels, >= 1.
+    eta : float
+        Ratio of the sizes of neighbouring levels, in (0, 1).
+    iterations, update_lag : int
+        Sweeps per level, and sweeps from one refresh of the robust weights to the next (solver 'sor').
+    a_smooth, a_data : float
+        Exponents of the smoothness and of the data penalty, in (0, 1]; 1 is quadratic.
+    const_assumption : {'gc', 'gray', 'cs'}
+        Data term: gradient, brightness or census constancy.
+    solver : {'auto', 'block', 'sor'}
+        'sor' is pyflowreg's rule and order; 'block' solves u and v of a pixel together in red-black
+        order and converges much further in less time; 'auto' takes 'block'.
+    weight : None, sequence (C,), array (H, W) or (H, W, C)
+        Weight of each channel in the data term (a sequence is normalised to sum 1), or weight maps.
+        None weighs all channels alike.
+    gnc_schedule : sequence of float or None
+        Stages of graduated non-convexity, rising from 0 to 1. None solves the robust model directly.
+    warping_steps : int or None
+        Warps per level within a stage of `gnc_schedule`; None means 10 there.
+    sigma : (3,) or (C, 3) floats
+        Standard deviations (rows, columns, time) of the Gaussian filter before the flow, pixels and frames.
+    channel_normalization : {'joint', 'separate'}
+        One minimum and maximum of the reference for all channels, or one per channel.
+    interpolation_method : {'cubic', 'linear', 'nearest'}
+        Interpolation of the registered frames.
+    cc_initialization : bool
+        Align every frame rigidly by phase correlation before the flow.
+    cc_hw : int or (int, int)
+        Largest side (rows, columns) of the images used for the phase correlation, pixels.
+    cc_up : int
+        Sub-pixel factor of the phase correlation, >= 1.
+    update_initialization_w : bool
+        Start each window of `buffer_size` frames from the mean of the last 20 flows of the one before.
+    buffer_size : int
+        Frames that share one start flow. It is not the device or memory batch, which never changes results.
+
+    Raises
+    ------
+    ValueError
+        A value out of range; the message names the parameter, its value and what is allowed.
+    TypeError
+        A value of the wrong type, or an unknown parameter name.
+
+    Examples
+    --------
+    >>> Options(alpha=4, quality="fast").finest_level
+    6
+    """
+
+    alpha: float | tuple[float, float] = 1.5
+    quality: str = "quality"
+    min_level: int | None = None
+    levels: int = 100
+    eta: float = 0.8
+    iterations: int = 50
+    update_lag: int = 5
+    a_smooth: float = 1.0
+    a_data: float = 0.45
+    const_assumption: str = "gc"
+    solver: str = "auto"
+    weight: Weight = None
+    gnc_schedule: tuple[float, ...] | None = None
+    warping_steps: int | None = None
+    sigma: Sequence[float] | Sequence[Sequence[float]] = (1.0, 1.0, 0.1)
+    channel_normalization: str = "joint"
+    interpolation_method: str = "cubic"
+    cc_initialization: bool = False
+    cc_hw: int | tuple[int, int] = 256
+    cc_up: int = 1
+    update_initialization_w: bool = True
+    buffer_size: int = 400
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+        for name in ("cc_initialization", "update_initialization_w"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name}={getattr(self, name)!r} is not True or False")
+        for name in ("levels", "iterations", "update_lag", "cc_up", "buffer_size"):
+            self._set(name, _integer(name, getattr(self, name), 1))
+        if self.min_level is not None:
+            # pyflowreg writes -1 for "from the quality preset"
+            self._set("min_level", None if self.min_level == -1 else _integer("min_level", self.min_level, 0))
+        if self.warping_steps is not None:
+            self._set("warping_steps", _integer("warping_steps", self.warping_steps, 1))
+        self._set("eta", _real("eta", self.eta, 0.0, 1.0, "strictly between 0 and 1", open_low=True, open_high=True))
+        for name in ("a_smooth", "a_data"):
+            self._set(name, _real(name, getattr(self, name), 0.0, 1.0, "above 0 and at most 1", open_low=True))
+        self._set("alpha", _alpha(self.alpha))
+        self._set("cc_hw", _cc_hw(self.cc_hw))
+        self._set("sigma", _sigma(self.sigma))
+        self._set("weight", _weight(self.weight))
+        self._set("gnc_schedule", _gnc_schedule(self.gnc_schedule))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def finest_level(self) -> int:
+        """The finest level asked for: `min_level`, or the one of the quality preset."""
+        return PRESETS[self.quality] if self.min_level is None else self.min_level
+
+    @property
+    def alpha_xy(self) -> tuple[float, float]:
+        """Smoothness weights along x (columns) and y (rows)."""
+        return self.alpha if isinstance(self.alpha, tuple) else (self.alpha, self.alpha)
+
+    def sigma_per_channel(self, channels: int) -> NDArray[np.float64]:
+        """Standard deviations as (channels, 3); ValueError where their number does not fit."""
+        sigma = np.asarray(self.sigma, np.float64)
+        if sigma.ndim == 1:
+            return np.tile(sigma, (channels, 1))
+        if len(sigma) != channels:
+            raise ValueError(f"sigma has {len(sigma)} rows, the recording has {channels} channels")
+        return sigma
+
+    def check_recording(self, height: int, width: int, channels: int) -> None:
+        """Raise ValueError where `sigma` or `weight` does not fit frames of this shape."""
+        self.sigma_per_channel(channels)
+        if self.weight is None:
+            return
+        shape = np.shape(self.weight)
+        allowed: tuple[tuple[int, ...], ...] = ((channels,), (height, width), (height, width, channels))
+        if shape not in allowed:
+            expected = " or ".join(str(item) for item in allowed)
+            raise ValueError(f"weight has shape {shape}, expected {expected}")
+
+    def replace(self, **changes: Any) -> Options:
+        """Return a copy with some parameters changed, checked again."""
+        _check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters as plain Python values, as JSON and `from_dict` take them."""
+        values = dataclasses.asdict(self)
+        if self.weight is not None:
+            values["weight"] = np.asarray(self.weight).tolist()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Options:
+        """Build from a mapping; TypeError names every unknown key."""
+        _check_names(values)
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Options:
+        """Read a TOML or JSON file, told by its extension.
+
+        Raises
+        ------
+        FileNotFoundError
+            No such file.
+        ValueError
+            Another extension, a file that cannot be parsed, or a wrong value.
+        TypeError
+            An unknown parameter name.
+        """
+        path = Path(path)
+        if path.suffix not in (".toml", ".json"):
+            raise ValueError(f"options file {str(path)!r} does not end in .toml or .json")
+        text = path.read_text(encoding="utf-8")
+        try:
+            values = json.loads(text) if path.suffix == ".json" else _parse_toml(text)
+        except ValueError as error:
+            raise ValueError(f"options file {str(path)!r} cannot be parsed: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"options file {str(path)!r} holds {type(values).__name__}, expected names and values")
+        return cls.from_dict(values)
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    values: dict[str, Any] = tomllib.loads(text)
+    return values
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(Options)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(sorted(known))}")
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}={value!r} is not an integer")
+    if value < least:
+        raise ValueError(f"{name}={value} is below {least}")
+    return int(value)
+
+
+def _real(
+    name: str, value: Any, low: float, high: float, allowed: str, *, open_low: bool = False, open_high: bool = False
+) -> float:
+    if isinstance(value, bool | np.bool_ | str) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}={value!r} is not a number")
+    number = float(value)
+    if (
+        not math.isfinite(number)
+        or not low <= number <= high
+        or (open_low and number == low)
+        or (open_high and number == high)
+    ):
+        raise ValueError(f"{name}={value} is not {allowed}")
+    return number
+
+
+def _alpha(alpha: Any) -> float | tuple[float, float]:
+    if np.ndim(alpha) == 0:
+        return _real("alpha", alpha, 0.0, math.inf, "a finite number >= 0")
+    if np.shape(alpha) != (2,):
+        raise ValueError(f"alpha={alpha!r} is not one number or a pair (alpha_x, alpha_y)")
+    x, y = (_real("alpha", item, 0.0, math.inf, "a finite number >= 0") for item in alpha)
+    return x, y
+
+
+def _cc_hw(cc_hw: Any) -> int | tuple[int, int]:
+    if np.ndim(cc_hw) == 0:
+        return _integer("cc_hw", cc_hw, 8)
+    if np.shape(cc_hw) != (2,):
+        raise ValueError(f"cc_hw={cc_hw!r} is not one integer or a pair (rows, columns)")
+    rows, columns = (_integer("cc_hw", item, 8) for item in cc_hw)
+    return rows, columns
+
+
+def _sigma(sigma: Any) -> tuple[Any, ...]:
+    values = np.asarray(sigma, np.float64)
+    if values.shape[-1:] != (3,) or values.ndim > 2:
+        raise ValueError(f"sigma has shape {values.shape}, expected (3,) or (channels, 3): rows, columns, time")
+    if not np.all(np.isfinite(values)) or values.min() < 0:
+        raise ValueError(f"sigma={sigma!r} is not finite and >= 0 throughout")
+    return tuple(tuple(row) if isinstance(row, list) else row for row in values.tolist())
+
+
+def _weight(weight: Any) -> tuple[float, ...] | NDArray[np.float32] | None:
+    if weight is None:
+        return None
+    values = np.array(weight, np.float32)
+    if values.ndim not in (1, 2, 3):
+        raise ValueError(f"weight has shape {values.shape}, expected (C,), (H, W) or (H, W, C)")
+    if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() <= 0:
+        raise ValueError("weight must be finite, >= 0, and above 0 somewhere")
+    if values.ndim == 1:
+        return tuple(float(item) for item in weight)
+    values.flags.writeable = False
+    return values
+
+
+def _gnc_schedule(schedule: Any) -> tuple[float, ...] | None:
+    if schedule is None:
+        return None
+    values = tuple(_real("gnc_schedule", item, 0.0, 1.0, "between 0 and 1") for item in schedule)
+    if len(values) < 2 or values[0] != 0 or values[-1] != 1 or any(b <= a for a, b in itertools.pairwise(values)):
+        raise ValueError(f"gnc_schedule={schedule!r} does not rise from 0 to 1")
+    return values

@@ -1,0 +1,548 @@
+"""The recording loop: frames from a reader through an executor to writers, a batch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu import cpu
+from flowreg_gpu.cpu.preprocess import preprocess
+from flowreg_gpu.executors import BaseExecutor, create_executor
+from flowreg_gpu.executors.base import Job
+from flowreg_gpu.executors.frame_task import STATISTICS
+from flowreg_gpu.flow import FlowEstimator
+from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, FrameWriter, TiffReader, TiffWriter, open_flow_writer
+from flowreg_gpu.options import Options
+from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
+from flowreg_gpu.reference import ReferenceLike, build_reference, read_window, resolve_reference
+
+__all__ = ["FileRegistration", "Registration", "Summary", "estimate_flow", "register", "register_file", "warp"]
+
+SMALLEST_SIDE = 16
+# w_init: flows averaged for the first start flow, and at the end of a window of `buffer_size` frames
+FIRST_FLOWS, LAST_FLOWS = 22, 20
+BATCH_BYTES = 2**28
+
+#: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
+StageProgress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a registration did.
+
+    Attributes
+    ----------
+    n_frames : int
+    seconds : float
+        Wall-clock time from the first frame read to the last written.
+    executor : str
+        Name of the executor.
+    reference : (H, W, C) float32
+        The raw reference used.
+    statistics : dict of str to (T,) float64
+        mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
+        correlation_after with the raw reference.
+    constant_frames, nonfinite_pixels : int
+        Frames without any structure (zero flow), and NaN or infinite pixels (taken from the reference).
+    """
+
+    n_frames: int
+    seconds: float
+    executor: str
+    reference: NDArray[np.float32]
+    statistics: dict[str, NDArray[np.float64]]
+    constant_frames: int
+    nonfinite_pixels: int
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames per second of wall-clock time."""
+        return self.n_frames / self.seconds
+
+    def __str__(self) -> str:
+        statistics = self.statistics
+        lines = [
+            f"{self.n_frames} frames in {self.seconds:.1f} s ({self.frames_per_second:.1f} frames/s, {self.executor})",
+            f"displacement: mean {statistics['mean_disp'].mean():.2f} px, "
+            f"largest {statistics['max_disp'].max():.2f} px",
+            f"correlation with the reference: {statistics['correlation_before'].mean():.4f} before, "
+            f"{statistics['correlation_after'].mean():.4f} after",
+        ]
+        if self.constant_frames:
+            lines.append(f"constant frames, left as they were: {self.constant_frames}")
+        if self.nonfinite_pixels:
+            lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
+        return "\n".join(lines)
+
+
+class Registration:
+    """A registration whose input has been checked; `run` does the work.
+
+    Parameters
+    ----------
+    reader : FrameReader
+    reference : image, file, frames or None
+        See `register`.
+    executor : str or BaseExecutor
+    options : Options
+    n_workers : int or None
+    batch : int or None
+        Frames held in memory at a time; None chooses by their size. Never changes the result.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        Input that cannot be registered.
+    """
+
+    def __init__(
+        self,
+        reader: FrameReader,
+        reference: ReferenceLike = None,
+        executor: str | BaseExecutor = "gpu",
+        options: Options | None = None,
+        *,
+        n_workers: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        self.options = options or Options()
+        _check_size(reader.height, reader.width)
+        if reader.n_frames < 2:
+            raise ValueError(f"the recording has {reader.n_frames} frame, expected at least 2")
+        self.options.check_recording(*reader.shape[1:])
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch={batch} is below 1")
+        self.reader = reader
+        self.batch = batch or _default_batch(reader)
+        self._reference = resolve_reference(reference, reader)
+        self._owns_executor = not isinstance(executor, BaseExecutor)
+        self.executor = create_executor(executor, n_workers)
+        self._statistics: list[NDArray[np.float64]] = []
+        self._nonfinite = 0
+
+    def run(
+        self,
+        writer: FrameWriter | None = None,
+        flow_writer: FrameWriter | None = None,
+        progress: StageProgress | None = None,
+    ) -> Summary:
+        """Register every frame, hand the results to the writers in order, and return the summary."""
+        report = progress or (lambda stage, finished, total: None)
+        began = time.perf_counter()
+        self._statistics, self._nonfinite = [], 0
+        with contextlib.ExitStack() as stack:
+            if self._owns_executor:
+                stack.enter_context(self.executor)
+            reference = self._build_reference(report)
+            job = self._job(reference)
+            self.executor.start_recording(job)
+            self._run_windows(job, writer, flow_writer, report)
+        return self._summary(reference, time.perf_counter() - began)
+
+    def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
+        if not isinstance(self._reference, list):
+            return self._reference
+        count = _Counter(report, "reference", len(self._reference))
+        return build_reference(self.reader, self._reference, self.options, self.executor, self.batch, count)
+
+    def _job(self, reference: NDArray[np.float32]) -> Job:
+        _, height, width, channels = self.reader.shape
+        low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
+        if np.all(low == high):
+            warnings.warn(f"the reference is constant ({low.tolist()}): the flow is zero", RuntimeWarning, stacklevel=4)
+        minimum, scale = normalization(low, high, self.options.channel_normalization)
+        sigma = self.options.sigma_per_channel(channels)
+        preprocessing = Preprocessing.build(minimum, scale, sigma, height, width)
+        return Job(
+            self.options,
+            reference,
+            preprocess(reference[None], preprocessing.without_time()),
+            preprocessing,
+            *channel_weights(self.options, height, width, channels),
+        )
+
+    def _run_windows(
+        self, job: Job, writer: FrameWriter | None, flow_writer: FrameWriter | None, report: StageProgress
+    ) -> None:
+        """Windows of `buffer_size` frames, which share a start flow; in each, batches of what memory holds."""
+        n_frames, height, width, _ = self.reader.shape
+        window = self.options.buffer_size
+        first = min(FIRST_FLOWS, window, n_frames)
+        mean = _MeanFlow(first)
+        zero = np.zeros((2, height, width), np.float32)
+        for _, result in self._batches(job, 0, first, zero, _Counter(report, "start", first)):
+            mean.add(result.flow)
+        start = mean.planes()
+        count = _Counter(report, "frames", n_frames)
+        self._nonfinite = 0
+        for begin in range(0, n_frames, window):
+            end = min(begin + window, n_frames)
+            mean = _MeanFlow(min(LAST_FLOWS, end - begin))
+            for stop, result in self._batches(job, begin, end, start, count):
+                if writer is not None:
+                    writer.write(result.registered)
+                if flow_writer is not None:
+                    flow_writer.write(result.flow)
+                self._statistics.append(result.statistics.copy())
+                mean.add(result.flow[max(0, len(result.flow) - (stop - (end - mean.count))) :])
+            if self.options.update_initialization_w:
+                start = mean.planes()
+
+    def _batches(self, job: Job, begin: int, end: int, start: NDArray[np.float32], count: _Counter) -> Any:
+        """Register frames begin to end; yield (frame after the batch, its result) batch by batch."""
+        assert job.preprocessing is not None
+        halo = job.preprocessing.halo
+        for first in range(begin, end, self.batch):
+            stop = min(first + self.batch, end)
+            frames = read_window(self.reader, first, stop, halo)
+            self._nonfinite += _replace_nonfinite(frames, job.reference, halo)
+            yield stop, self.executor.register_batch(frames, start, progress=count)
+
+    def _summary(self, reference: NDArray[np.float32], seconds: float) -> Summary:
+        columns = dict(zip(STATISTICS, np.concatenate(self._statistics).T, strict=True))
+        constant = int(columns.pop("constant").sum())
+        if constant:
+            warnings.warn(
+                f"{constant} constant frames have no structure: their flow is zero", RuntimeWarning, stacklevel=3
+            )
+        return Summary(self.reader.n_frames, seconds, self.executor.name, reference, columns, constant, self._nonfinite)
+
+
+class _Counter:
+    """Adds up the frames that an executor reports."""
+
+    def __init__(self, report: StageProgress, stage: str, total: int) -> None:
+        self._report, self._stage, self._total, self._finished = report, stage, total, 0
+
+    def __call__(self, finished: int) -> None:
+        self._finished += finished
+        self._report(self._stage, self._finished, self._total)
+
+
+class _MeanFlow:
+    """Mean of `count` flows, added frame by frame in float64, so that the batch does not matter."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._total: NDArray[np.float64] | None = None
+
+    def add(self, flows: NDArray[np.float32]) -> None:
+        for flow in flows:
+            self._total = flow.astype(np.float64) if self._total is None else self._total + flow
+
+    def planes(self) -> NDArray[np.float32]:
+        assert self._total is not None
+        return np.ascontiguousarray((self._total / self.count).transpose(2, 0, 1), np.float32)
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"frames of {height} x {width} pixels are too small, expected at least {SMALLEST_SIDE} each way"
+        )
+
+
+def _default_batch(reader: FrameReader) -> int:
+    frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
+    return int(np.clip(BATCH_BYTES // frame, 4, 1024))
+
+
+def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
+    """Replace NaN and infinite pixels by the reference's, in place; their number outside the halo."""
+    if frames.dtype.kind != "f":
+        return 0
+    bad = ~np.isfinite(frames)
+    np.copyto(frames, reference, where=bad)
+    return int(np.count_nonzero(bad[halo : len(bad) - halo]))
+
+
+def _options(options: Options | None, overrides: dict[str, Any]) -> Options:
+    return (options or Options()).replace(**overrides)
+
+
+def register(
+    movie: NDArray[Any],
+    reference: ReferenceLike = None,
+    executor: str | BaseExecutor = "gpu",
+    options: Options | None = None,
+    *,
+    n_workers: int | None = None,
+    batch: int | None = None,
+    progress: StageProgress | None = None,
+    **overrides: Any,
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Remove the motion from a movie in memory.
+
+    Parameters
+    ----------
+    movie : (T, H, W) or (T, H, W, C), uint8, uint16, int16 or float32
+        At least two frames of at least 16 x 16 pixels. Never modified.
+    reference : (H, W) or (H, W, C) array, path, slice, sequence of int, or None
+        An image is taken as it is; frames are registered to their mean and averaged. None takes frames 50 to 499.
+    executor : {'gpu', 'multiprocessing', 'threading', 'sequential', 'auto'} or BaseExecutor
+    options : Options or None
+    n_workers : int or None
+        Workers of the executor; None takes one per CPU.
+    batch : int or None
+        Frames held at a time; never changes the result.
+    progress : callable or None
+        Called with stage, finished and total frames.
+    **overrides
+        Single options, as ``alpha=4``.
+
+    Returns
+    -------
+    registered : shape and dtype of `movie`
+        Integers are rounded and saturated. What the flow takes from outside a frame is the reference's.
+    flow : (T, H, W, 2) float32
+        u and v in pixels; ``registered(y, x) = movie(y + v, x + u)``.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        Input that cannot be registered; raised before any work is done.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> movie = np.random.default_rng(0).integers(0, 999, (3, 32, 40)).astype(np.uint16)
+    >>> registered, flow = register(movie, reference=movie[0], executor="sequential")
+    >>> registered.shape, flow.shape
+    ((3, 32, 40), (3, 32, 40, 2))
+    """
+    reader = ArrayReader(movie)
+    registration = Registration(
+        reader, reference, executor, _options(options, overrides), n_workers=n_workers, batch=batch
+    )
+    writer = ArrayWriter(movie.shape, reader.dtype)
+    flow_writer = ArrayWriter((reader.n_frames, reader.height, reader.width, 2), np.float32)
+    registration.run(writer, flow_writer, progress)
+    return writer.array, flow_writer.array
+
+
+class FileRegistration:
+    """A registration from TIFF to TIFF whose input and output have been checked; `run` does the work.
+
+    Parameters and errors are those of `register_file`. A context manager: leaving it without `run` having
+    finished leaves no file behind.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        target: str | os.PathLike[str],
+        executor: str | BaseExecutor = "gpu",
+        reference: ReferenceLike = None,
+        flow_file: str | os.PathLike[str] | None = None,
+        options: Options | None = None,
+        *,
+        axes: str | None = None,
+        channels: int | None = None,
+        n_workers: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        self.statistics_file = Path(target).with_name(Path(target).stem + "_statistics.npz")
+        with contextlib.ExitStack() as stack:
+            reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
+            self.registration = Registration(reader, reference, executor, options, n_workers=n_workers, batch=batch)
+            if flow_file is not None and Path(flow_file).resolve() == Path(target).resolve():
+                raise ValueError(f"flow_file={os.fspath(flow_file)!r} is also the output")
+            self._writer = TiffWriter(
+                target,
+                n_frames=reader.n_frames,
+                height=reader.height,
+                width=reader.width,
+                n_channels=reader.n_channels,
+                dtype=reader.dtype,
+                like=reader,
+            )
+            stack.callback(self._writer.abort)
+            self._flow_writer = None
+            if flow_file is not None:
+                self._flow_writer = open_flow_writer(flow_file, reader.n_frames, reader.height, reader.width)
+                stack.callback(self._flow_writer.abort)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> FileRegistration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, progress: StageProgress | None = None) -> Summary:
+        """Register the recording; the files appear under their names when they are complete."""
+        writers = [self._writer] if self._flow_writer is None else [self._writer, self._flow_writer]
+        try:
+            summary = self.registration.run(self._writer, self._flow_writer, progress)
+            for writer in writers:
+                writer.close()
+        except BaseException:
+            for writer in writers:
+                kept = writer.keep_partial()
+                if kept:
+                    finished = f"{writer.n_written} of {writer.n_frames} frames were finished"
+                    warnings.warn(f"{finished} and are kept in {kept!r}", RuntimeWarning, stacklevel=2)
+            raise
+        self._write_statistics(summary)
+        return summary
+
+    def _write_statistics(self, summary: Summary) -> None:
+        pending = self.statistics_file.with_name(f".{self.statistics_file.stem}.{os.getpid()}.npz")
+        try:
+            np.savez(pending, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
+            pending.replace(self.statistics_file)
+        finally:
+            pending.unlink(missing_ok=True)
+
+
+def register_file(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    executor: str | BaseExecutor = "gpu",
+    reference: ReferenceLike = None,
+    flow_file: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    *,
+    axes: str | None = None,
+    channels: int | None = None,
+    n_workers: int | None = None,
+    batch: int | None = None,
+    progress: StageProgress | None = None,
+    **overrides: Any,
+) -> Summary:
+    """Remove the motion from a TIFF recording of any length, a batch at a time.
+
+    Parameters
+    ----------
+    source : path or sequence of paths
+        TIFF, ImageJ, OME-TIFF or ScanImage recording; several files are one recording.
+    target : path
+        Registered TIFF with the input's shape, axes, dtype and metadata. Per-frame statistics are written beside
+        it, as ``<name>_statistics.npz``.
+    flow_file : path or None
+        Where to keep the flow, float32 (T, H, W, 2): .h5, .hdf5, .tif or .tiff.
+    axes, channels : str, int or None
+        Axes of the stored array ('TCYX'), and number of channels of an interleaved stack, where the file is silent.
+    executor, reference, options, n_workers, batch, progress, **overrides
+        As in `register`.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Input that cannot be registered or an output that cannot be written; raised before any work is done. A
+        fault in the middle leaves nothing under the final names; the frames finished by then are kept in files with
+        ``.partial`` before the extension, and a RuntimeWarning names them.
+    """
+    with FileRegistration(
+        source,
+        target,
+        executor,
+        reference,
+        flow_file,
+        _options(options, overrides),
+        axes=axes,
+        channels=channels,
+        n_workers=n_workers,
+        batch=batch,
+    ) as registration:
+        return registration.run(progress)
+
+
+def estimate_flow(
+    fixed: NDArray[Any], moving: NDArray[Any], options: Options | None = None, **overrides: Any
+) -> NDArray[np.float32]:
+    """Flow from one image to another on the CPU; the images are taken as given, neither normalised nor filtered.
+
+    Parameters
+    ----------
+    fixed, moving : (H, W) or (H, W, C), real
+        Usually scaled to 0-1 and smoothed.
+    options, **overrides
+        As in `register`; what concerns recordings has no effect.
+
+    Returns
+    -------
+    flow : (H, W, 2) float32
+        u and v in pixels; ``fixed(y, x) ~ moving(y + v, x + u)``.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, fewer than 16 pixels a side, or NaN or infinite pixels.
+    """
+    chosen = _options(options, overrides)
+    planes = []
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        image = np.asarray(image)
+        if image.ndim not in (2, 3):
+            raise ValueError(f"{name} has shape {image.shape}, expected (H, W) or (H, W, C)")
+        image = image[..., None] if image.ndim == 2 else image
+        if not np.all(np.isfinite(image)):
+            raise ValueError(f"{name} holds NaN or infinite pixels")
+        planes.append(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
+    if planes[0].shape != planes[1].shape:
+        raise ValueError(f"moving has shape {np.shape(moving)}, expected that of fixed, {np.shape(fixed)}")
+    channels, height, width = planes[0].shape
+    _check_size(height, width)
+    chosen.check_recording(height, width, channels)
+    weight, mean_weight = channel_weights(chosen, height, width, channels)
+    estimator = FlowEstimator(cpu, planes[0], weight, mean_weight, height, width, chosen)
+    flow = estimator.flow(planes[1], cpu.zero_flow(planes[0]))
+    return np.ascontiguousarray(flow.transpose(1, 2, 0))
+
+
+def warp(
+    frames: NDArray[Any], flow: NDArray[np.floating[Any]], reference: NDArray[Any], interpolation: str = "cubic"
+) -> NDArray[Any]:
+    """Warp frames by flows: ``out(y, x) = frame(y + v, x + u)``, outside the frame the reference's value.
+
+    Parameters
+    ----------
+    frames : (H, W), (H, W, C), (T, H, W) or (T, H, W, C)
+        Of the number of axes that `flow` implies.
+    flow : (H, W, 2) or (T, H, W, 2)
+        Pixels, u first.
+    reference : (H, W) or (H, W, C)
+    interpolation : {'cubic', 'linear', 'nearest'}
+
+    Returns
+    -------
+    warped : shape and dtype of `frames`
+        Integers are rounded to the nearest and saturated.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, or an unknown interpolation.
+    """
+    frames, flow, reference = np.asarray(frames), np.asarray(flow), np.asarray(reference)
+    interpolation = Options(interpolation_method=interpolation).interpolation_method
+    if flow.ndim not in (3, 4) or flow.shape[-1] != 2:
+        raise ValueError(f"flow has shape {flow.shape}, expected (H, W, 2) or (T, H, W, 2)")
+    spatial = flow.shape[:-1]
+    if frames.shape[: len(spatial)] != spatial or frames.ndim - len(spatial) not in (0, 1):
+        raise ValueError(f"frames have shape {frames.shape}, expected {spatial} or {(*spatial, 'C')}")
+    height, width = spatial[-2:]
+    stack = frames.reshape(-1, height, width, 1 if frames.ndim == len(spatial) else frames.shape[-1])
+    if reference.shape not in (stack.shape[1:], *([(height, width)] if stack.shape[3] == 1 else [])):
+        raise ValueError(f"reference has shape {reference.shape}, expected {stack.shape[1:]}")
+    image = np.ascontiguousarray(reference, np.float32).reshape(stack.shape[1:])
+    out = np.empty_like(stack)
+    flows = np.ascontiguousarray(np.moveaxis(flow.reshape(-1, height, width, 2), -1, 1), np.float32)
+    for frame, planes, target in zip(stack, flows, out, strict=True):
+        cpu.warp_frame(frame, planes, image, interpolation, target)
+    return out.reshape(frames.shape)

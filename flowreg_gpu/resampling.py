@@ -1,0 +1,86 @@
+"""Tap tables of the separable filters (pyramid resampling, Gaussian), built once on the host in float32.
+
+Both backends apply the same tables, so they resample alike. A table says for every output sample which
+input samples enter and with which weight; the boundary rule is already folded into the indices.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TapTable", "cubic_kernel", "gaussian_kernel", "gaussian_table", "resampling_table", "resampling_tables"]
+
+CUBIC_A = -0.75
+
+
+class TapTable(NamedTuple):
+    """Filter taps along one axis: `index` (n_out, taps) int32 into the input, `weight` (n_out, taps) float32."""
+
+    index: NDArray[np.int32]  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    weight: NDArray[np.float32]
+
+
+def cubic_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic convolution kernel with a = -0.75 (Keys 1981, eq. 4, has a = -1/2) at `distance` (samples)."""
+    d = np.abs(distance)
+    near = ((CUBIC_A + 2) * d - (CUBIC_A + 3)) * d * d + 1
+    far = ((CUBIC_A * d - 5 * CUBIC_A) * d + 8 * CUBIC_A) * d - 4 * CUBIC_A
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def gaussian_kernel(sigma: float, radius: int) -> NDArray[np.float64]:
+    """Gaussian of standard deviation `sigma` (samples) at -radius..radius, normalised to sum 1."""
+    if sigma == 0:
+        return np.array([1.0])
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    normalised: NDArray[np.float64] = kernel / kernel.sum()
+    return normalised
+
+
+def gaussian_table(size: int, sigma: float) -> TapTable:
+    """Gaussian filter along an axis of `size` samples, radius int(4 sigma + 0.5), half-sample symmetric."""
+    radius = int(4 * sigma + 0.5)
+    kernel = gaussian_kernel(sigma if radius else 0.0, radius)
+    index = np.arange(size)[:, None] + np.arange(-radius, radius + 1)
+    return TapTable(_reflect(index, size), np.tile(kernel.astype(np.float32), (size, 1)))
+
+
+def resampling_tables(height: int, width: int, new_height: int, new_width: int) -> tuple[TapTable, TapTable]:
+    """Row and column tables that resample (height, width) to (new_height, new_width).
+
+    Where the smaller of the two scales is below 1, both axes are low-pass filtered by a Gaussian of
+    sigma = 0.6 / scale before the cubic interpolation.
+    """
+    scale = min(new_height / height, new_width / width)
+    sigma = 0.6 / scale if scale < 1 else 0.0
+    return resampling_table(height, new_height, sigma), resampling_table(width, new_width, sigma)
+
+
+def resampling_table(size: int, new_size: int, sigma: float) -> TapTable:
+    """Cubic kernel convolved with a sampled Gaussian, from `size` to `new_size` samples.
+
+    Output sample i sits at x = (i + 0.5) / s - 0.5, s = new_size / size. The window starts at
+    floor(x - 2) - R with 2 R + 4 taps, R = ceil(2 sigma); the weights are normalised to sum 1.
+    """
+    radius = math.ceil(2 * sigma)
+    position = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+    first = np.floor(position - 2).astype(np.int64) - radius
+    index = first[:, None] + np.arange(2 * radius + 4)
+    distance = position[:, None] - index
+    weight = np.zeros_like(distance)
+    for offset, share in zip(range(-radius, radius + 1), gaussian_kernel(sigma, radius), strict=True):
+        weight += share * cubic_kernel(distance - offset)
+    weight /= weight.sum(axis=1, keepdims=True)
+    return TapTable(_reflect(index, size), weight.astype(np.float32))
+
+
+def _reflect(index: NDArray[np.int64], size: int) -> NDArray[np.int32]:
+    """Half-sample symmetric boundary: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ..., repeated as often as needed."""
+    period = np.mod(index, 2 * size)
+    reflected: NDArray[np.int32] = np.minimum(period, 2 * size - 1 - period).astype(np.int32)
+    return reflected
