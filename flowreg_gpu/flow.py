@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.options import Options
 from flowreg_gpu.relaxation import Relaxation, choose_relaxation
-from flowreg_gpu.resampling import TapTable, resampling_tables
+from flowreg_gpu.resampling import TapTable, cubic_table, resampling_tables
 
 __all__ = ["FlowEstimator", "Operations", "Plan", "plan_levels"]
 
@@ -127,7 +127,9 @@ def plan_levels(height: int, width: int, options: Options) -> Plan:
             )
         )
         above = (rows, columns)
-    return Plan(tuple(levels), resampling_tables(*above, height, width) if above != (height, width) else None)
+    if above == (height, width):
+        return Plan(tuple(levels), None)
+    return Plan(tuple(levels), (cubic_table(above[0], height), cubic_table(above[1], width)))
 
 
 class FlowEstimator:

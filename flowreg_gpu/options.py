@@ -58,7 +58,7 @@ class Options:
         Data term: gradient, brightness or census constancy.
     solver : {'auto', 'block', 'sor'}
         'sor' is pyflowreg's rule and order; 'block' solves u and v of a pixel together in red-black
-        order and converges much further in less time; 'auto' takes 'block'.
+        order and converges much further in less time; 'auto' takes 'block', and 'sor' where `a_smooth` < 1.
     weight : None, sequence (C,), array (H, W) or (H, W, C)
         Weight of each channel in the data term (a sequence is normalised to sum 1), or weight maps.
         None weighs all channels alike.

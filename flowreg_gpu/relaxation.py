@@ -34,14 +34,19 @@ SOR_OMEGA = 1.95
 COARSE_SIDE = 110
 COARSE = (1.95, 50, 5)
 FINE = ((6.0, (1.7, 20, 2)), (40.0, (1.8, 30, 2)), (100.0, (1.9, 50, 2)), (float("inf"), (1.95, 100, 2)))
-# Stiffness is alpha times this: the gray tensor of images scaled to 0-1 is that much smaller than the other two.
-STIFFNESS = {"gc": 1.0, "cs": 1.0, "gray": 40.0}
+# Stiffness is alpha times this: the tensors of the other data terms are smaller, that of gray with images scaled to
+# 0-1 by far.
+STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}
 
 
 def choose_relaxation(options: Options, height: int, width: int, beta: float = 1.0) -> Relaxation:
-    """Relaxation of a level of (height, width) pixels; `beta` is the stage of the graduated non-convexity."""
+    """Relaxation of a level of (height, width) pixels; `beta` is the stage of the graduated non-convexity.
+
+    'auto' is 'block', but 'sor' where the smoothness is robust: there the converged flow of noisy frames is further
+    from the truth than the early iterates of that rule (6 % of the end-point error, benchmarks/ATTEMPTS.md).
+    """
     robust = (options.a_data, options.a_smooth, beta)
-    if options.solver == "sor":
+    if options.solver == "sor" or (options.solver == "auto" and options.a_smooth < 1):
         return Relaxation("sor", SOR_OMEGA, options.iterations, options.update_lag, *robust)
     if max(height, width) <= COARSE_SIDE:
         return Relaxation("block", *COARSE, *robust)

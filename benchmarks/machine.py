@@ -1,0 +1,74 @@
+"""What a measurement has to say about where it was made, and where its figures go."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "numba", "tifffile", "scipy", "pyflowreg", "opencv-contrib-python")
+
+
+def describe() -> dict[str, Any]:
+    """CPU, cores, system, versions and commit."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def save(name: str, results: dict[str, Any]) -> None:
+    """Write results/<name>.json and print where the figures come from."""
+    facts = describe()
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"machine": facts, **results}, indent=1) + "\n")
+    versions = ", ".join(f"{key} {value}" for key, value in facts["versions"].items() if value)
+    print(f"\n{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}; commit {facts['commit']}")
+
+
+def use_one_core() -> None:
+    """Keep this process, and the threads of libraries not yet loaded, on one core."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def import_checkout() -> None:
+    """Prefer the checkout that holds this script to an installed package."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

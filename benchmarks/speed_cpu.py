@@ -1,0 +1,112 @@
+"""Frames per second on the CPU: one core beside pyflowreg's one core, and processes and threads beside one core.
+
+Usage: python benchmarks/speed_cpu.py [--frames N]
+
+512x512x1 noisy frames. Both programs get the same preprocessed frames through `process_batch` of their sequential
+executors (flow and cubic warp; ours adds the per-frame statistics). pyflowreg:
+pip install --pre "pyflowreg==0.1.0a9" "opencv-contrib-python<5".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+import machine
+
+ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+machine.use_one_core()
+machine.import_checkout()
+
+import numpy as np  # noqa: E402
+from scipy.ndimage import gaussian_filter  # noqa: E402
+
+import flowreg_gpu as fg  # noqa: E402
+from flowreg_gpu.demo import end_point_error, make_movie  # noqa: E402
+
+PRESETS = {"quality": 0, "balanced": 4, "fast": 6}
+
+
+def inputs(frames: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Arguments of process_batch, and the true flow."""
+    motion = make_movie(frames, 512, 512, seed=2)
+    reference, batch = motion.reference[..., :1], motion.movie[..., :1]
+    low, high = reference.min(), reference.max()
+    processed, processed_reference = (
+        gaussian_filter((image - low) / (high - low + 1e-8), sigma).astype(np.float32)
+        for image, sigma in ((batch.astype(np.float32), (0, 1, 1, 0)), (reference, (1, 1, 0)))
+    )
+    return (batch, processed, reference, processed_reference, np.zeros((512, 512, 2), np.float32)), motion.flow
+
+
+def timed(executor: Any, arguments: tuple[np.ndarray, ...], truth: np.ndarray, **keywords: Any) -> dict[str, float]:
+    """Seconds per frame after a warm-up on the first two frames, and the end-point error."""
+    warm = tuple(array[:2] if array.ndim == 4 else array for array in arguments)
+    with executor:
+        executor.process_batch(*warm, **keywords)
+        began = time.perf_counter()
+        _, flow = executor.process_batch(*arguments, **keywords)
+        seconds = (time.perf_counter() - began) / len(truth)
+    return {"ms": 1e3 * seconds, "fps": 1 / seconds, "epe": end_point_error(np.asarray(flow, np.float32), truth)}
+
+
+def upstream(arguments: tuple[np.ndarray, ...], truth: np.ndarray, flow_params: dict[str, Any]) -> dict[str, float]:
+    """pyflowreg's sequential executor on the same frames."""
+    import cv2
+    from pyflowreg.core.optical_flow import get_displacement
+    from pyflowreg.core.warping import imregister_wrapper
+    from pyflowreg.motion_correction.parallelization.sequential import SequentialExecutor
+
+    cv2.setNumThreads(1)
+    functions = {"get_displacement_func": get_displacement, "imregister_func": imregister_wrapper}
+    return timed(SequentialExecutor(), arguments, truth, flow_params=flow_params, **functions)
+
+
+def main() -> None:
+    """Print the tables and write results/speed_cpu.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=10, help="frames per timing on one core (%(default)s)")
+    frames = parser.parse_args().frames
+    arguments, truth = inputs(frames)
+    rows = []
+    print(f"512x512x1, {frames} noisy frames, one core")
+    print(f"{'preset':10}{'program':18}{'ms/frame':>10}{'frames/s':>10}{'ratio':>8}{'end-point error':>17}")
+    for preset, min_level in PRESETS.items():
+        shared = {"alpha": (1.5, 1.5), "levels": 100, "min_level": min_level, "eta": 0.8, "iterations": 50}
+        shared |= {"update_lag": 5, "a_smooth": 1.0, "a_data": 0.45, "const_assumption": "gc"}
+        base = upstream(arguments, truth, {**shared, "weight": np.ones(1)})
+        results = {
+            "pyflowreg": base,
+            **{
+                f"ours, {solver}": timed(
+                    fg.SequentialExecutor(), arguments, truth, flow_params={**shared, "solver": solver}
+                )
+                for solver in ("sor", "auto")
+            },
+        }
+        for name, figures in results.items():
+            ratio = base["ms"] / figures["ms"]
+            rows.append({"preset": preset, "program": name, "ratio": ratio, **figures})
+            print(f"{preset:10}{name:18}{figures['ms']:10.1f}{figures['fps']:10.2f}{ratio:8.1f}{figures['epe']:17.4f}")
+
+    if ALL_CORES:
+        os.sched_setaffinity(0, ALL_CORES)
+    arguments, truth = inputs(60)
+    executors = {
+        "sequential": fg.SequentialExecutor(),
+        "threading": fg.ThreadingExecutor(),
+        "multiprocessing": fg.MultiprocessingExecutor(),
+    }
+    print(f"\n512x512x1, 60 frames, quality, auto, {len(ALL_CORES) or os.cpu_count()} cores")
+    parallel = {name: timed(executor, arguments, truth) for name, executor in executors.items()}
+    for name, figures in parallel.items():
+        speedup = parallel["sequential"]["ms"] / figures["ms"]
+        rows.append({"preset": "quality", "program": name, "speedup": speedup, **figures})
+        print(f"{name:18}{figures['ms']:10.1f} ms/frame{figures['fps']:10.2f} frames/s{speedup:8.2f} x one core")
+    machine.save("speed_cpu", {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Run the command line as `python -m flowreg_gpu`."""
+
+import sys
+
+from flowreg_gpu.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

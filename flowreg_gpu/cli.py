@@ -1,0 +1,248 @@
+"""The command `flowreg-gpu`: register, demo, doctor.
+
+Exit status: 0 success, 1 a run that failed, 2 wrong usage or unreadable input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flowreg_gpu
+
+__all__ = ["main"]
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = _show_warning
+        run: Callable[[argparse.Namespace], int] = chosen.run
+        return run(chosen)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"flowreg-gpu: warning: {message}", file=sys.stderr)
+
+
+def _say(error: BaseException, status: int) -> int:
+    text = str(error) or type(error).__name__
+    print(f"flowreg-gpu: error: {text}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowreg-gpu", description="Remove motion from fluorescence-microscopy movies by dense optical flow."
+    )
+    parser.add_argument("--version", action="version", version=f"flowreg-gpu {flowreg_gpu.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_register(commands)
+    demo = commands.add_parser("demo", help="make a movie with known motion, register it, and measure the error")
+    demo.add_argument("--output", default="flowreg_gpu_demo", metavar="FOLDER", help="where the files go (%(default)s)")
+    _add_execution(demo)
+    demo.set_defaults(run=_demo)
+    doctor = commands.add_parser("doctor", help="say what this machine offers and what would be used")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor", default="auto", help="gpu, multiprocessing, threading, sequential, or auto (the best there is)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="workers of the executor (one per CPU)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def _add_register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "register",
+        help="register a TIFF recording",
+        description="Register a TIFF recording to a reference; several inputs are one recording.",
+    )
+    parser.add_argument("input", nargs="+", metavar="IN", help="TIFF, ImageJ, OME-TIFF or ScanImage recording")
+    parser.add_argument("output", metavar="OUT", help="registered TIFF, with the input's shape, axes and dtype")
+    parser.add_argument(
+        "--reference", metavar="R", help="image file, taken as it is, or frames START:STOP, averaged (50:500)"
+    )
+    parser.add_argument("--flow", metavar="FILE", help="keep the flow: .h5, .hdf5, .tif or .tiff")
+    parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
+    parser.add_argument("--channels", type=int, metavar="N", help="channels of an interleaved stack")
+    parser.add_argument("--batch", type=int, metavar="N", help="frames in memory at a time; never changes the result")
+    _add_execution(parser)
+    model = parser.add_argument_group("flow model", "Names, meaning and defaults are those of flowreg_gpu.Options.")
+    model.add_argument("--options", metavar="FILE", help="TOML or JSON file of options; the ones below override it")
+    for name, (parse, description) in _OPTIONS.items():
+        flags = [f"--{name.replace('_', '-')}", *([f"--{name}"] if "_" in name else [])]
+        model.add_argument(*flags, dest=f"option_{name}", type=parse, metavar="X", help=description)
+    parser.set_defaults(run=_register)
+
+
+def _numbers(text: str) -> float | tuple[float, ...]:
+    """Parse '4' or '2,6'."""
+    values = tuple(float(item) for item in text.split(","))
+    return values[0] if len(values) == 1 else values
+
+
+def _several(text: str) -> tuple[float, ...]:
+    return tuple(float(item) for item in text.split(","))
+
+
+def _rows(text: str) -> tuple[float, ...] | tuple[tuple[float, ...], ...]:
+    """Parse '1,1,0.1' or, per channel, '1,1,0.1;2,2,0.1'."""
+    rows = tuple(_several(row) for row in text.split(";"))
+    return rows[0] if len(rows) == 1 else rows
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() == "true"
+
+
+def _whole_numbers(text: str) -> int | tuple[int, ...]:
+    values = tuple(int(item) for item in text.split(","))
+    return values[0] if len(values) == 1 else values
+
+
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "alpha": (_numbers, "weight of the smoothness, one number or X,Y (1.5)"),
+    "quality": (str, "quality, balanced or fast: finest level 0, 4 or 6 (quality)"),
+    "min_level": (int, "finest pyramid level solved (from quality)"),
+    "levels": (int, "largest number of pyramid levels (100)"),
+    "eta": (float, "ratio of the sizes of neighbouring levels (0.8)"),
+    "iterations": (int, "sweeps per level, solver sor (50)"),
+    "update_lag": (int, "sweeps per refresh of the robust weights, solver sor (5)"),
+    "a_smooth": (float, "exponent of the smoothness penalty (1)"),
+    "a_data": (float, "exponent of the data penalty (0.45)"),
+    "const_assumption": (str, "data term: gc (gradient), gray (brightness) or cs (census)"),
+    "solver": (str, "auto, block or sor (auto)"),
+    "weight": (_several, "weight of each channel, e.g. 0.7,0.3"),
+    "gnc_schedule": (_several, "stages of graduated non-convexity, e.g. 0,0.5,1"),
+    "warping_steps": (int, "warps per level and stage of gnc_schedule (10)"),
+    "sigma": (_rows, "Gaussian filter ROWS,COLUMNS,TIME; per channel with ; between (1,1,0.1)"),
+    "channel_normalization": (str, "joint or separate (joint)"),
+    "interpolation_method": (str, "cubic, linear or nearest (cubic)"),
+    "cc_initialization": (_switch, "true: align frames rigidly first"),
+    "cc_hw": (_whole_numbers, "largest side of the images of that alignment (256)"),
+    "cc_up": (int, "its sub-pixel factor (1)"),
+    "update_initialization_w": (_switch, "false: every frame starts from the first start flow"),
+    "buffer_size": (int, "frames that share a start flow (400)"),
+}
+
+
+def _register(chosen: argparse.Namespace) -> int:
+    from flowreg_gpu.options import Options
+    from flowreg_gpu.registration import FileRegistration
+
+    overrides = {
+        name: getattr(chosen, f"option_{name}") for name in _OPTIONS if getattr(chosen, f"option_{name}") is not None
+    }
+    try:
+        options = (Options.from_file(chosen.options) if chosen.options else Options()).replace(**overrides)
+        registration = FileRegistration(
+            chosen.input,
+            chosen.output,
+            chosen.executor,
+            _reference(chosen.reference),
+            chosen.flow,
+            options,
+            axes=chosen.axes,
+            channels=chosen.channels,
+            n_workers=chosen.workers,
+            batch=chosen.batch,
+        )
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        return _say(error, WRONG_USAGE)
+    try:
+        with registration, _ProgressBar(not chosen.no_progress) as bar:
+            summary = registration.run(bar)
+    except KeyboardInterrupt:
+        return _say(RuntimeError("interrupted"), INTERRUPTED)
+    except Exception as error:
+        return _say(error, FAILED)
+    print(summary)
+    print(f"registered: {chosen.output}\nstatistics: {registration.statistics_file}")
+    if chosen.flow:
+        print(f"flow: {chosen.flow}")
+    return 0
+
+
+def _reference(text: str | None) -> str | slice | None:
+    """Frames 'START:STOP' (either may be missing), else a file."""
+    if text is None or ":" not in text:
+        return text
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in parts):
+        return text  # a file whose name has a colon
+    start, stop = (int(part) if part.strip() else None for part in parts)
+    return slice(start, stop)
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from flowreg_gpu.demo import run_demo
+    from flowreg_gpu.executors import create_executor
+
+    try:
+        executor = create_executor(chosen.executor, chosen.workers)
+    except ValueError as error:
+        return _say(error, WRONG_USAGE)
+    print("two-channel movie with known motion; the first run compiles the CPU kernels, half a minute")
+    try:
+        with executor, _ProgressBar(not chosen.no_progress) as bar:
+            result = run_demo(chosen.output, executor, progress=bar)
+    except KeyboardInterrupt:
+        return _say(RuntimeError("interrupted"), INTERRUPTED)
+    except Exception as error:
+        return _say(error, FAILED)
+    print(result.summary)
+    print(f"end-point error: {result.error_before:.3f} px without, {result.error_after:.3f} px with registration")
+    print(f"movie: {result.movie}\nregistered: {result.registered}\ntrue flow: {result.true_flow}")
+    return 0
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    from flowreg_gpu.doctor import report
+
+    print(report())
+    return 0
+
+
+class _ProgressBar:
+    """One bar per stage, with frames per second and the time left, on a terminal's standard error."""
+
+    _TITLES = {"reference": "building the reference", "start": "first start flow", "frames": "registering"}  # noqa: RUF012
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._stage = ""
+        self._bar: Any = None
+
+    def __call__(self, stage: str, finished: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self._close()
+            self._stage = stage
+            disable = None if self._enabled else True  # None: only where standard error is a terminal
+            self._bar = tqdm(total=total, desc=self._TITLES[stage], unit="frame", disable=disable)
+        self._bar.update(finished - self._bar.n if not self._bar.disable else 0)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()

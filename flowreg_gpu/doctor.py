@@ -1,0 +1,69 @@
+"""What this machine offers to the registration, and what would be used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import flowreg_gpu
+from flowreg_gpu.executors import gpu_status
+from flowreg_gpu.executors.frame_pool import default_workers
+
+__all__ = ["report"]
+
+
+def report() -> str:
+    """A table of one fact per line."""
+    gpu = gpu_status()
+    chosen = "gpu" if gpu.usable else "multiprocessing"
+    facts = {
+        "flowreg_gpu": flowreg_gpu.__version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "CPU": f"{default_workers()} of {os.cpu_count()} cores usable",
+        "memory": _memory(),
+        "shared memory": _shared_memory(),
+        "GPU": f"{'usable' if gpu.usable else 'not used'}: {gpu.reason}",
+        "NVIDIA driver": _driver(),
+        "CuPy": _version("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+        "numpy": _version("numpy"),
+        "numba": _version("numba"),
+        "tifffile": _version("tifffile"),
+        "compressed TIFF": _version("imagecodecs"),
+        "HDF5": _version("h5py"),
+        "pyflowreg": _version("pyflowreg"),
+        "would be used": f"executor {chosen!r} with {default_workers()} workers",
+    }
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def _version(*packages: str) -> str:
+    """Version of the first package that is installed; nothing is imported."""
+    for package in packages:
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"not installed ({' or '.join(packages)})"
+
+
+def _memory() -> str:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # not on Windows
+        return "unknown"
+    return f"{total / 2**30:.1f} GiB"
+
+
+def _shared_memory() -> str:
+    if not os.path.isdir("/dev/shm"):
+        return "as large as memory allows"
+    return f"{shutil.disk_usage('/dev/shm').free / 2**30:.1f} GiB free"
+
+
+def _driver() -> str:
+    version = Path("/proc/driver/nvidia/version")
+    return version.read_text().splitlines()[0] if version.exists() else "not found"
