@@ -70,7 +70,7 @@ def known_motion() -> list[dict[str, Any]]:
     print(
         f"\nknown motion, 192x224: end-point error, px\n{'case':30}{'pyflowreg':>10}{'sor':>9}{'auto':>9}{'ratio':>9}"
     )
-    for noise, photons in (("clean", 1e4), ("noisy", 60.0)):
+    for noise, photons in (("clean", 3e3), ("noisy", 60.0)):
         motion = make_movie(24, 192, 224, photons=photons, seed=1)
         low, high = motion.reference.min(), motion.reference.max()
         fixed, *frames = (

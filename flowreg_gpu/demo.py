@@ -61,6 +61,7 @@ def make_movie(
         ``movie(t, y + v, x + u)`` shows what the reference shows at (y, x).
     """
     rng = np.random.default_rng(seed)
+    gain = min(20.0, 60000 / photons)  # digital units per photon; the brightest pixel stays below saturation
     canvas = _tissue(rng, height + 2 * MARGIN, width + 2 * MARGIN)
     inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     y, x = np.mgrid[0 : canvas.shape[0], 0 : canvas.shape[1]].astype(np.float32)
@@ -84,8 +85,8 @@ def make_movie(
             inverse = -flow_at(y + inverse[..., 1], x + inverse[..., 0])
         seen = warp(canvas, inverse, canvas)[inner]
         truth[t] = flow_at(y, x)[inner]
-        movie[t] = np.clip(100 + 20 * rng.poisson(photons * np.clip(seen, 0, None)), 0, 65535)
-    return KnownMotion(movie, 100 + 20 * photons * canvas[inner], truth)
+        movie[t] = np.clip(100 + gain * rng.poisson(photons * np.clip(seen, 0, None)), 0, 65535)
+    return KnownMotion(movie, (100 + gain * photons * canvas[inner]).astype(np.float32), truth)
 
 
 def _tissue(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ class Options:
     Parameters
     ----------
     alpha : float or (float, float)
-        Weight of the smoothness term, one value or one for x (columns) and one for y (rows); >= 0.
+        Weight of the smoothness term, one value or one for x (columns) and one for y (rows); above 0.
     quality : {'quality', 'balanced', 'fast'}
         Preset that names the finest level solved: 0, 4 or 6.
     min_level : int or None
@@ -262,10 +262,10 @@ def _real(
 
 def _alpha(alpha: Any) -> float | tuple[float, float]:
     if np.ndim(alpha) == 0:
-        return _real("alpha", alpha, 0.0, math.inf, "a finite number >= 0")
+        return _real("alpha", alpha, 0.0, math.inf, "a finite number above 0", open_low=True)
     if np.shape(alpha) != (2,):
         raise ValueError(f"alpha={alpha!r} is not one number or a pair (alpha_x, alpha_y)")
-    x, y = (_real("alpha", item, 0.0, math.inf, "a finite number >= 0") for item in alpha)
+    x, y = (_real("alpha", item, 0.0, math.inf, "a finite number above 0", open_low=True) for item in alpha)
     return x, y
 
 

@@ -40,12 +40,12 @@ def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[
         A named file that does not exist.
     """
     if reference is None:
-        return list(default_frames(reader.n_frames))
+        return _check_frames(list(default_frames(reader.n_frames)), reader)
     if isinstance(reference, slice):
         frames = list(range(reader.n_frames)[reference])
         if not frames:
             raise ValueError(f"reference={reference!r} holds none of the {reader.n_frames} frames")
-        return frames
+        return _check_frames(frames, reader)
     if isinstance(reference, str | os.PathLike):
         return _check_image(read_image(reference), reader, f"reference {os.fspath(reference)!r}")
     if isinstance(reference, np.ndarray):
@@ -54,6 +54,15 @@ def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[
     outside = [index for index in frames if not 0 <= index < reader.n_frames]
     if outside or not frames:
         raise ValueError(f"reference frames {outside or frames} are not among 0 to {reader.n_frames - 1}")
+    return _check_frames(frames, reader)
+
+
+def _check_frames(frames: list[int], reader: FrameReader) -> list[int]:
+    """Refuse frames with NaN or infinite pixels, which integers cannot hold."""
+    for index in frames if reader.dtype.kind == "f" else ():
+        bad = np.count_nonzero(~np.isfinite(reader.read(index, index + 1)))
+        if bad:
+            raise ValueError(f"frame {index} of the reference holds {bad} NaN or infinite pixels, expected none")
     return frames
 
 
@@ -83,7 +92,7 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
 
 
 class _Selection(FrameReader):
-    """Some frames of a recording, as float32 and without NaN or infinite pixels."""
+    """Some frames of a recording, as float32."""
 
     def __init__(self, reader: FrameReader, frames: Sequence[int]) -> None:
         self._reader, self._frames = reader, frames
@@ -94,9 +103,6 @@ class _Selection(FrameReader):
         out = np.empty((stop - start, *self.shape[1:]), np.float32)
         for k, index in enumerate(self._frames[start:stop]):
             out[k] = self._reader.read(index, index + 1)[0]
-            bad = np.count_nonzero(~np.isfinite(out[k]))
-            if bad:
-                raise ValueError(f"frame {index} of the reference holds {bad} NaN or infinite pixels, expected none")
         return out
 
 

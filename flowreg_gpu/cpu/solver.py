@@ -172,9 +172,10 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
                 energy = j11[x] * a * a + j22[x] * b * b + _TWO * (j12[x] * a * b + j13[x] * a + j23[x] * b) + j33[x]
                 positive = energy if energy > _ZERO else _ZERO
                 psi_row[x] = constant + factor * _power(positive + _PSI_EPS, power)
-            # one array written per loop: LLVM gives up vectorising where more than eight pairs might overlap
+            # one array written per loop: LLVM gives up vectorising where more than eight pairs might overlap;
+            # at the edge of a mask the cubic resampling overshoots below zero, which would make the system indefinite
             for x in range(width):
-                psi_row[x] *= share[x]
+                psi_row[x] *= share[x] if share[x] > _ZERO else _ZERO
             for x in range(width):
                 d11[x] += psi_row[x] * j11[x]
             for x in range(width):

@@ -1,0 +1,1 @@
+"""The operations of the flow model on NVIDIA GPUs."""

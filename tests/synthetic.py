@@ -1,0 +1,95 @@
+"""Frames with known motion. Texture and flow are analytic, so that no interpolation enters the truth."""
+
+import numpy as np
+
+
+def texture(y, x, seed=0, shortest=6.0, longest=40.0, waves=80):
+    """Smooth random texture at any coordinates (pixels): plane waves of random direction, about 0 to 1.
+
+    Parameters
+    ----------
+    y, x : arrays of one shape
+        Where to evaluate it.
+    shortest, longest : float
+        Wavelengths in pixels.
+    """
+    rng = np.random.default_rng(seed)
+    angle, phase = rng.uniform(0, 2 * np.pi, (2, waves))
+    frequency = 2 * np.pi / np.exp(rng.uniform(np.log(shortest), np.log(longest), waves))
+    total = np.zeros(np.shape(y))
+    for ky, kx, p in zip(frequency * np.sin(angle), frequency * np.cos(angle), phase, strict=True):
+        total += np.cos(ky * y + kx * x + p)
+    return 0.5 + total / (4 * np.sqrt(waves))
+
+
+def smooth_flow(height, width, amplitude=2.0, offset=(0.7, -0.4)):
+    """Flow (H, W, 2) of a few pixels: a shift `offset` (u, v) and one slow wave of `amplitude` / 2 px in u and v."""
+    y, x = np.mgrid[:height, :width].astype(float)
+    u = offset[0] + amplitude / 2 * np.sin(2 * np.pi * (y / height + 0.3 * x / width) + 0.3)
+    v = offset[1] + amplitude / 2 * np.cos(2 * np.pi * (x / width - 0.2 * y / height) + 1.1)
+    return np.stack([u, v], axis=-1)
+
+
+def constant_flow(height, width, u, v):
+    """Flow (H, W, 2) of a shift by u columns and v rows."""
+    return np.tile(np.array([u, v], float), (height, width, 1))
+
+
+def frame_pair(flow, channels=1, noise=0.0, seed=0, **waves):
+    """Reference and moving frame (H, W, C) float32 with moving(y + v, x + u) = reference(y, x), before noise.
+
+    Every channel has its own texture; `noise` is the standard deviation of Gaussian noise, which differs in the two.
+    """
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(float)
+    seeds = [1000 * seed + channel for channel in range(channels)]
+    reference = np.stack([texture(y + flow[..., 1], x + flow[..., 0], s, **waves) for s in seeds], axis=-1)
+    moving = np.stack([texture(y, x, s, **waves) for s in seeds], axis=-1)
+    rng = np.random.default_rng(seed)
+    reference, moving = (frame + noise * rng.standard_normal(frame.shape) for frame in (reference, moving))
+    return reference.astype(np.float32), moving.astype(np.float32)
+
+
+def small_movie(n_frames=6, height=32, width=40, channels=2, dtype="uint16", noise=0.01, seed=0):
+    """Movie (T, H, W, C), its reference (H, W, C) float32 without motion, and the true flows (T, H, W, 2).
+
+    Pixel values fill a part of the range of `dtype` (floats: 0 to 1). All frames show the same texture, displaced by
+    smooth flows that differ from frame to frame.
+    """
+    y, x = np.mgrid[:height, :width].astype(float)
+    rng = np.random.default_rng(seed)
+    # frames are displaced by the inverse of the flow: p + flow(p) = q solved for p, a contraction as flows are smooth
+    frames, flows = [], []
+    for t in range(n_frames):
+        offset, amplitude = (1.5 * np.sin(1.3 * t), 1.2 * np.cos(0.9 * t)), 0.8
+
+        def displaced(y, x, offset=offset, amplitude=amplitude):
+            u = offset[0] + amplitude * np.sin(2 * np.pi * y / height)
+            return u, offset[1] + amplitude * np.cos(2 * np.pi * x / width)
+
+        py, px = y, x
+        for _ in range(40):
+            u, v = displaced(py, px)
+            py, px = y - v, x - u
+        frames.append(np.stack([texture(py, px, seed + 10 * c) for c in range(channels)], axis=-1))
+        flows.append(np.stack(displaced(y, x), axis=-1))
+    movie = np.stack(frames) + noise * rng.standard_normal((n_frames, height, width, channels))
+    reference = np.stack([texture(y, x, seed + 10 * c) for c in range(channels)], axis=-1)
+    if np.dtype(dtype).kind != "f":
+        scale = 0.5 * np.iinfo(dtype).max
+        movie, reference = np.clip(np.rint(movie * scale), 0, None), reference * scale
+    return movie.astype(dtype), reference.astype(np.float32), np.stack(flows)
+
+
+def end_point_error(flow, truth, margin=0):
+    """Mean length of the difference of two flows (..., H, W, 2), pixels, without a margin at the edges."""
+    inside = (..., slice(margin, flow.shape[-3] - margin), slice(margin, flow.shape[-2] - margin), slice(None))
+    difference = (np.asarray(flow, float) - truth)[inside]
+    return float(np.hypot(difference[..., 0], difference[..., 1]).mean())
+
+
+def to_planes(image):
+    """(H, W, C) or (H, W) as contiguous planes (C, H, W) float32."""
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
