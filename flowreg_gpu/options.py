@@ -127,6 +127,7 @@ class Options:
         for name in ("cc_initialization", "update_initialization_w"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name}={getattr(self, name)!r} is not True or False")
+            self._set(name, bool(getattr(self, name)))
         for name in ("levels", "iterations", "update_lag", "cc_up", "buffer_size"):
             self._set(name, _integer(name, getattr(self, name), 1))
         if self.min_level is not None:
@@ -280,7 +281,7 @@ def _cc_hw(cc_hw: Any) -> int | tuple[int, int]:
 
 def _sigma(sigma: Any) -> tuple[Any, ...]:
     values = np.asarray(sigma, np.float64)
-    if values.shape[-1:] != (3,) or values.ndim > 2:
+    if values.shape[-1:] != (3,) or values.ndim > 2 or not values.size:
         raise ValueError(f"sigma has shape {values.shape}, expected (3,) or (channels, 3): rows, columns, time")
     if not np.all(np.isfinite(values)) or values.min() < 0:
         raise ValueError(f"sigma={sigma!r} is not finite and >= 0 throughout")
@@ -291,7 +292,7 @@ def _weight(weight: Any) -> tuple[float, ...] | NDArray[np.float32] | None:
     if weight is None:
         return None
     values = np.array(weight, np.float32)
-    if values.ndim not in (1, 2, 3):
+    if values.ndim not in (1, 2, 3) or not values.size:
         raise ValueError(f"weight has shape {values.shape}, expected (C,), (H, W) or (H, W, C)")
     if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() <= 0:
         raise ValueError("weight must be finite, >= 0, and above 0 somewhere")
@@ -304,6 +305,8 @@ def _weight(weight: Any) -> tuple[float, ...] | NDArray[np.float32] | None:
 def _gnc_schedule(schedule: Any) -> tuple[float, ...] | None:
     if schedule is None:
         return None
+    if np.ndim(schedule) != 1:
+        raise ValueError(f"gnc_schedule={schedule!r} is not a sequence of numbers that rise from 0 to 1")
     values = tuple(_real("gnc_schedule", item, 0.0, 1.0, "between 0 and 1") for item in schedule)
     if len(values) < 2 or values[0] != 0 or values[-1] != 1 or any(b <= a for a, b in itertools.pairwise(values)):
         raise ValueError(f"gnc_schedule={schedule!r} does not rise from 0 to 1")

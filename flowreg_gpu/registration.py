@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.executors import BaseExecutor, create_executor
-from flowreg_gpu.executors.base import Job
+from flowreg_gpu.executors.base import Job, check_warpable
 from flowreg_gpu.executors.frame_task import STATISTICS
 from flowreg_gpu.flow import FlowEstimator
 from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, FrameWriter, TiffReader, TiffWriter, open_flow_writer
@@ -490,6 +490,8 @@ def estimate_flow(
         image = np.asarray(image)
         if image.ndim not in (2, 3):
             raise ValueError(f"{name} has shape {image.shape}, expected (H, W) or (H, W, C)")
+        if image.dtype.kind not in "buif":
+            raise ValueError(f"{name} has dtype {image.dtype}, expected real numbers")
         image = image[..., None] if image.ndim == 2 else image
         if not np.all(np.isfinite(image)):
             raise ValueError(f"{name} holds NaN or infinite pixels")
@@ -513,7 +515,7 @@ def warp(
     Parameters
     ----------
     frames : (H, W), (H, W, C), (T, H, W) or (T, H, W, C)
-        Of the number of axes that `flow` implies.
+        uint8, int8, uint16, int16, float32 or float64, of the number of axes that `flow` implies.
     flow : (H, W, 2) or (T, H, W, 2)
         Pixels, u first.
     reference : (H, W) or (H, W, C)
@@ -527,9 +529,11 @@ def warp(
     Raises
     ------
     ValueError
-        Shapes that do not fit, or an unknown interpolation.
+        Shapes that do not fit, another dtype, or an unknown interpolation.
     """
     frames, flow, reference = np.asarray(frames), np.asarray(flow), np.asarray(reference)
+    check_warpable(frames.dtype, "frames")
+    frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)
     interpolation = Options(interpolation_method=interpolation).interpolation_method
     if flow.ndim not in (3, 4) or flow.shape[-1] != 2:
         raise ValueError(f"flow has shape {flow.shape}, expected (H, W, 2) or (T, H, W, 2)")

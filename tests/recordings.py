@@ -34,7 +34,10 @@ def scene(y, x, seed):
 
 
 def displacement(y, x, t, amplitude):
-    """Flow (u, v) of frame t at pixels of the still image: a wandering shift and a smooth deformation; frame 0 rests."""
+    """Flow (u, v) of frame t at pixels of the still image: a wandering shift and a smooth deformation.
+
+    Frame 0 rests.
+    """
     if t == 0:
         return np.zeros_like(x), np.zeros_like(y)
     u = 1.6 * np.sin(0.9 * t) + 0.4 * np.sin(0.7 * t + y / 9)

@@ -1,6 +1,7 @@
 """Frames with known motion. Texture and flow are analytic, so that no interpolation enters the truth."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, shift
 
 
 def texture(y, x, seed=0, shortest=6.0, longest=40.0, waves=80):
@@ -48,6 +49,25 @@ def frame_pair(flow, channels=1, noise=0.0, seed=0, **waves):
     rng = np.random.default_rng(seed)
     reference, moving = (frame + noise * rng.standard_normal(frame.shape) for frame in (reference, moving))
     return reference.astype(np.float32), moving.astype(np.float32)
+
+
+def grain_pair(height, width, u, v, sigma=1.0, seed=0):
+    """Reference and moving frame (H, W) float32 of a rigid shift, with structure at all scales down to `sigma` px.
+
+    Both are cut from one large image, so that content enters and leaves at the edges. Whole shifts are exact,
+    fractions are made by splines of degree 5.
+    """
+    border = int(max(abs(u), abs(v))) + 12
+    shape = height + 2 * border, width + 2 * border
+    scene = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), sigma, mode="wrap")
+    scene = (scene - scene.min()) / (scene.max() - scene.min())
+    whole_u, whole_v = int(np.floor(u)), int(np.floor(v))
+    moved = scene
+    if (u, v) != (whole_u, whole_v):
+        moved = shift(scene, (v - whole_v, u - whole_u), order=5, mode="grid-wrap")
+    rows, columns = slice(border, border + height), slice(border, border + width)
+    moving = np.roll(moved, (whole_v, whole_u), axis=(0, 1))[rows, columns]
+    return scene[rows, columns].astype(np.float32), moving.astype(np.float32)
 
 
 def small_movie(n_frames=6, height=32, width=40, channels=2, dtype="uint16", noise=0.01, seed=0):

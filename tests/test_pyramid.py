@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from flowreg_gpu.cpu.pyramid import resize
 from flowreg_gpu.flow import plan_levels
 from flowreg_gpu.options import Options
-from flowreg_gpu.resampling import gaussian_table, resampling_tables
+from flowreg_gpu.resampling import cubic_table, gaussian_table, resampling_tables
 
 # (height, width) -> (height, width): down, up, both, odd, tiny, beyond one reflection of the boundary
 RESIZINGS = [
@@ -95,6 +95,20 @@ def test_resize_keeps_constants_and_ramps():
     ramp = np.tile(np.arange(50, dtype=np.float32), (1, 40, 1))
     half = resize(ramp, resampling_tables(40, 50, 20, 25))[0, 10, 5:-5]
     np.testing.assert_allclose(half, 2 * np.arange(5, 20) + 0.5, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("size", "new_size"), [(8, 31), (31, 128), (39, 97), (7, 7), (1, 5)])
+def test_cubic_table(size, new_size):
+    """Plain interpolation at the sample positions of section 2: four taps, whatever the scale."""
+    expected = np.zeros((new_size, size))
+    for i in range(new_size):
+        x = (i + 0.5) / (new_size / size) - 0.5
+        for tap in range(math.floor(x) - 1, math.floor(x) + 3):
+            expected[i, reflected(tap, size)] += cubic(x - tap)
+    table = cubic_table(size, new_size)
+    found = np.zeros((new_size, size))
+    np.add.at(found, (np.arange(new_size)[:, None], table.index), table.weight)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerances.FILTER)
 
 
 def test_resize_into_given_planes():

@@ -13,6 +13,9 @@ __all__ = ["compiled", "inlined"]
 # in different callers, and which of them runs depends on what was compiled here and what came from the cache. Only
 # with plain IEEE arithmetic do all copies agree to the last bit. The numpy error model leaves out the test for zero
 # before every division, which would keep loops from vectorising.
+#
+# numba's cache looks at the file of the kernel alone. After a change in this file, or of a constant that kernels
+# import, delete flowreg_gpu/cpu/__pycache__/*.nb*.
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -149,17 +149,17 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
     constant, factor, power = psi
     total = np.empty((5, width), np.float32)
     d11, d22, d12, bu, bv = total[0], total[1], total[2], total[3], total[4]
-    psi_row = np.empty(width, np.float32)
+    psi_row, smooth = np.empty(width, np.float32), np.empty(width, np.float32)
     variable = edge_x.size > 0
     for y in range(height):
         # 1. smoothness: diagonal and right-hand sides
         if variable:
-            _variable_laplacian(flow, edge_x, edge_y, y, d11, bu, bv)
-            d22[:] = d11
+            _variable_laplacian(flow, edge_x, edge_y, y, smooth, bu, bv)
         else:
             _constant_laplacian(flow, cx, cy, y, bu, bv)
-            d11[:] = _TWO * (cx + cy)
-            d22[:] = _TWO * (cx + cy)
+            smooth[:] = _TWO * (cx + cy)
+        d11[:] = _ZERO
+        d22[:] = _ZERO
         d12[:] = _ZERO
         # 2. data term, summed over the channels
         du_row, dv_row = du[y, 1 : width + 1], dv[y, 1 : width + 1]
@@ -192,16 +192,19 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
         coefficients[4, y] = bv
         if ordered:
             for x in range(width):
-                k0[x] = omega / d11[x]
+                k0[x] = omega / (smooth[x] + d11[x])
             for x in range(width):
-                k1[x] = omega / d22[x]
+                k1[x] = omega / (smooth[x] + d22[x])
             k2[:] = d12
         else:
             for x in range(width):
-                scale = omega / (d11[x] * d22[x] - d12[x] * d12[x])
-                k0[x] = scale * d22[x]
+                # the data part alone may have rank 1: its determinant is kept apart and from going below zero
+                data = d11[x] * d22[x] - d12[x] * d12[x]
+                determinant = smooth[x] * (smooth[x] + d11[x] + d22[x]) + (data if data > _ZERO else _ZERO)
+                scale = omega / determinant
+                k0[x] = scale * (smooth[x] + d22[x])
                 k1[x] = -scale * d12[x]
-                k2[x] = scale * d11[x]
+                k2[x] = scale * (smooth[x] + d11[x])
 
 
 @compiled

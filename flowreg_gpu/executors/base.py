@@ -16,10 +16,12 @@ from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
 from flowreg_gpu.options import Options
 from flowreg_gpu.preprocess import Preprocessing, channel_weights
 
-__all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job"]
+__all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job", "check_warpable"]
 
 Progress = Callable[[int], None]
 _Executor = TypeVar("_Executor", bound="BaseExecutor")
+
+WARPABLE = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
 
 #: Executors by name, as `BaseExecutor.register` enters them.
 EXECUTORS: dict[str, type[BaseExecutor]] = {}
@@ -293,6 +295,12 @@ def _planes(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(image, -1, -3), np.float32)
 
 
+def check_warpable(dtype: np.dtype[Any], name: str) -> None:
+    """Raise ValueError for frames whose values the warp cannot keep: float32 arithmetic holds 24 bits."""
+    if dtype.newbyteorder("=") not in WARPABLE:
+        raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(kind.name for kind in WARPABLE)}")
+
+
 def _refuse_custom(function: Callable[..., Any] | None, name: str) -> None:
     module = getattr(function, "__module__", "") or ""
     if function is not None and not module.startswith("pyflowreg."):
@@ -311,6 +319,7 @@ def _check_batch(
 ) -> None:
     if batch.ndim != 4 or 0 in batch.shape:
         raise ValueError(f"batch has shape {batch.shape}, expected (T, H, W, C) or (T, H, W) with frames in it")
+    check_warpable(batch.dtype, "batch")
     expected = {
         "batch_proc": (batch_proc, batch.shape),
         "reference_raw": (reference_raw, batch.shape[1:]),
