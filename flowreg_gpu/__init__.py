@@ -17,12 +17,12 @@ _HOMES = {
     "SequentialExecutor": "executors.sequential",
     "Summary": "registration",
     "ThreadingExecutor": "executors.threading",
-    "estimate_flow": "registration",
+    "estimate_flow": "images",
     "gpu_status": "executors.gpu",
     "map_frames": "executors.map_frames",
     "register": "registration",
     "register_file": "registration",
-    "warp": "registration",
+    "warp": "images",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -11,7 +11,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from flowreg_gpu.executors import BaseExecutor
-from flowreg_gpu.registration import StageProgress, Summary, register_file, warp
+from flowreg_gpu.images import warp
+from flowreg_gpu.registration import StageProgress, Summary, register_file
 
 __all__ = ["DemoResult", "KnownMotion", "end_point_error", "make_movie", "run_demo"]
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PRESETS", "Options"]
+__all__ = ["PRESETS", "Options", "check_size", "positive_integer"]
 
 #: Finest pyramid level that each quality preset solves (0 is full resolution).
 PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
+SMALLEST_SIDE = 16
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "quality": tuple(PRESETS),
@@ -235,6 +236,19 @@ def _check_names(values: Mapping[str, Any]) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
         raise TypeError(f"unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(sorted(known))}")
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ValueError for images that are too small for the pyramid."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"frames of {height} x {width} pixels are too small, expected at least {SMALLEST_SIDE} each way"
+        )
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Return a count as an int; TypeError or ValueError with its name where it is none or below 1."""
+    return _integer(name, value, 1)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -67,13 +67,14 @@ def normalization(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Per-channel minimum and factor 1 / (max - min + 1e-8), float32, from channel-wise extremes (C,).
 
-    'joint' takes one minimum and maximum over all channels. A constant image gets the factor 0, so that it shows
+    'joint' takes one minimum and maximum over all channels. A constant channel gets the factor 0, so that it shows
     no structure at all.
     """
     low, high = np.asarray(minimum, np.float64), np.asarray(maximum, np.float64)
+    constant = low == high
     if mode == "joint":
         low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
-    scale = np.where(high > low, 1 / (high - low + 1e-8), 0.0)
+    scale = np.where(constant, 0.0, 1 / (high - low + 1e-8))
     return low.astype(np.float32), scale.astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +26,8 @@ EXTRA_ALPHA = 2.0
 
 
 def default_frames(n_frames: int) -> range:
-    """Frames 50 to 499, as many as there are; the whole of a recording that ends before frame 51."""
-    return range(50, min(500, n_frames)) if n_frames > 50 else range(n_frames)
+    """Frames 50 to 499, as many as there are; the whole of a recording where that is fewer than ten."""
+    return range(50, min(500, n_frames)) if n_frames >= 60 else range(n_frames)
 
 
 def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[np.float32] | list[int]:
@@ -50,7 +51,10 @@ def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[
         return _check_image(read_image(reference), reader, f"reference {os.fspath(reference)!r}")
     if isinstance(reference, np.ndarray):
         return _check_image(reference, reader, "reference")
-    frames = [int(index) for index in reference]
+    try:
+        frames = [operator.index(index) for index in reference]
+    except TypeError:
+        raise TypeError(f"reference={reference!r} is not an image, a file, a slice or a sequence of integers") from None
     outside = [index for index in frames if not 0 <= index < reader.n_frames]
     if outside or not frames:
         raise ValueError(f"reference frames {outside or frames} are not among 0 to {reader.n_frames - 1}")

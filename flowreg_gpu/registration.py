@@ -14,20 +14,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu import cpu
-from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.executors import BaseExecutor, create_executor
-from flowreg_gpu.executors.base import Job, check_warpable
+from flowreg_gpu.executors.base import Job
 from flowreg_gpu.executors.frame_task import STATISTICS
-from flowreg_gpu.flow import FlowEstimator
-from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, FrameWriter, TiffReader, TiffWriter, open_flow_writer
-from flowreg_gpu.options import Options
+from flowreg_gpu.io import (
+    ArrayReader,
+    ArrayWriter,
+    FrameReader,
+    FrameWriter,
+    PathLike,
+    TiffReader,
+    TiffWriter,
+    check_output,
+    open_flow_writer,
+    partial_name,
+)
+from flowreg_gpu.options import Options, check_size, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
 from flowreg_gpu.reference import ReferenceLike, build_reference, read_window, resolve_reference
 
-__all__ = ["FileRegistration", "Registration", "Summary", "estimate_flow", "register", "register_file", "warp"]
+__all__ = ["FileRegistration", "Registration", "Summary", "register", "register_file"]
 
-SMALLEST_SIDE = 16
 # w_init: flows averaged for the first start flow, and at the end of a window of `buffer_size` frames
 FIRST_FLOWS, LAST_FLOWS = 22, 20
 BATCH_BYTES = 2**28
@@ -46,14 +53,15 @@ class Summary:
     seconds : float
         Wall-clock time from the first frame read to the last written.
     executor : str
-        Name of the executor.
+        Name of the executor that did the work.
     reference : (H, W, C) float32
         The raw reference used.
     statistics : dict of str to (T,) float64
         mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
         correlation_after with the raw reference.
-    constant_frames, nonfinite_pixels : int
-        Frames without any structure (zero flow), and NaN or infinite pixels (taken from the reference).
+    constant_frames, diverged_frames, nonfinite_pixels : int
+        Frames without any structure and frames whose flow left the range of float32 (zero flow both), and NaN or
+        infinite pixels (taken from the reference).
     """
 
     n_frames: int
@@ -62,6 +70,7 @@ class Summary:
     reference: NDArray[np.float32]
     statistics: dict[str, NDArray[np.float64]]
     constant_frames: int
+    diverged_frames: int
     nonfinite_pixels: int
 
     @property
@@ -80,6 +89,8 @@ class Summary:
         ]
         if self.constant_frames:
             lines.append(f"constant frames, left as they were: {self.constant_frames}")
+        if self.diverged_frames:
+            lines.append(f"frames whose flow diverged, left as they were: {self.diverged_frames}")
         if self.nonfinite_pixels:
             lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
         return "\n".join(lines)
@@ -115,15 +126,16 @@ class Registration:
         n_workers: int | None = None,
         batch: int | None = None,
     ) -> None:
-        self.options = options or Options()
-        _check_size(reader.height, reader.width)
+        self.options = _options(options, {})
+        check_size(reader.height, reader.width)
         if reader.n_frames < 2:
-            raise ValueError(f"the recording has {reader.n_frames} frame, expected at least 2")
+            raise ValueError(
+                f"the recording has {reader.n_frames} frame, expected at least 2; it was read with {reader.n_channels} "
+                'channels: if that is wrong, name its axes, e.g. axes="TYX"'
+            )
         self.options.check_recording(*reader.shape[1:])
-        if batch is not None and batch < 1:
-            raise ValueError(f"batch={batch} is below 1")
         self.reader = reader
-        self.batch = batch or _default_batch(reader)
+        self.batch = _default_batch(reader) if batch is None else positive_integer("batch", batch)
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
@@ -166,7 +178,7 @@ class Registration:
         return Job(
             self.options,
             reference,
-            preprocess(reference[None], preprocessing.without_time()),
+            None,
             preprocessing,
             *channel_weights(self.options, height, width, channels),
         )
@@ -210,12 +222,24 @@ class Registration:
 
     def _summary(self, reference: NDArray[np.float32], seconds: float) -> Summary:
         columns = dict(zip(STATISTICS, np.concatenate(self._statistics).T, strict=True))
-        constant = int(columns.pop("constant").sum())
-        if constant:
-            warnings.warn(
-                f"{constant} constant frames have no structure: their flow is zero", RuntimeWarning, stacklevel=3
-            )
-        return Summary(self.reader.n_frames, seconds, self.executor.name, reference, columns, constant, self._nonfinite)
+        constant, diverged = int(columns.pop("constant").sum()), int(columns.pop("diverged").sum())
+        problems = {
+            "constant frames have no structure": constant,
+            "frames have a flow beyond the range of float32 (are there pixels far above the reference's?)": diverged,
+        }
+        for problem, count in problems.items():
+            if count:
+                warnings.warn(f"{count} {problem}: their flow is zero", RuntimeWarning, stacklevel=4)
+        return Summary(
+            self.reader.n_frames,
+            seconds,
+            self.executor.backend,
+            reference,
+            columns,
+            constant,
+            diverged,
+            self._nonfinite,
+        )
 
 
 class _Counter:
@@ -245,13 +269,6 @@ class _MeanFlow:
         return np.ascontiguousarray((self._total / self.count).transpose(2, 0, 1), np.float32)
 
 
-def _check_size(height: int, width: int) -> None:
-    if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(
-            f"frames of {height} x {width} pixels are too small, expected at least {SMALLEST_SIDE} each way"
-        )
-
-
 def _default_batch(reader: FrameReader) -> int:
     frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
     return int(np.clip(BATCH_BYTES // frame, 4, 1024))
@@ -267,6 +284,8 @@ def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], hal
 
 
 def _options(options: Options | None, overrides: dict[str, Any]) -> Options:
+    if not isinstance(options, Options | None):
+        raise TypeError(f"options={options!r} is not of type Options")
     return (options or Options()).replace(**overrides)
 
 
@@ -320,6 +339,7 @@ def register(
     >>> registered.shape, flow.shape
     ((3, 32, 40), (3, 32, 40, 2))
     """
+    movie = np.asarray(movie)
     reader = ArrayReader(movie)
     registration = Registration(
         reader, reference, executor, _options(options, overrides), n_workers=n_workers, batch=batch
@@ -339,11 +359,11 @@ class FileRegistration:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        target: str | os.PathLike[str],
+        source: PathLike | Sequence[PathLike],
+        target: PathLike,
         executor: str | BaseExecutor = "gpu",
         reference: ReferenceLike = None,
-        flow_file: str | os.PathLike[str] | None = None,
+        flow_file: PathLike | None = None,
         options: Options | None = None,
         *,
         axes: str | None = None,
@@ -352,11 +372,13 @@ class FileRegistration:
         batch: int | None = None,
     ) -> None:
         self.statistics_file = Path(target).with_name(Path(target).stem + "_statistics.npz")
+        if Path(target).suffix.lower() not in (".tif", ".tiff"):
+            raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
             self.registration = Registration(reader, reference, executor, options, n_workers=n_workers, batch=batch)
-            if flow_file is not None and Path(flow_file).resolve() == Path(target).resolve():
-                raise ValueError(f"flow_file={os.fspath(flow_file)!r} is also the output")
+            named = [reference] if isinstance(reference, str | os.PathLike) else []
+            self._check_outputs(target, flow_file, [*reader.paths, *named])
             self._writer = TiffWriter(
                 target,
                 n_frames=reader.n_frames,
@@ -373,6 +395,14 @@ class FileRegistration:
                 stack.callback(self._flow_writer.abort)
             self._stack = stack.pop_all()
 
+    def _check_outputs(self, target: PathLike, flow_file: PathLike | None, inputs: list[PathLike]) -> None:
+        """Refuse outputs, also those of a run that fails, in the place of an input or of each other."""
+        outputs = [target] if flow_file is None else [target, flow_file]
+        if flow_file is not None and Path(flow_file).resolve() == Path(target).resolve():
+            raise ValueError(f"flow_file={os.fspath(flow_file)!r} is also the output")
+        for output in (*outputs, *map(partial_name, outputs), self.statistics_file):
+            check_output(output, inputs)
+
     def __enter__(self) -> FileRegistration:
         return self
 
@@ -381,17 +411,17 @@ class FileRegistration:
 
     def run(self, progress: StageProgress | None = None) -> Summary:
         """Register the recording; the files appear under their names when they are complete."""
-        writers = [self._writer] if self._flow_writer is None else [self._writer, self._flow_writer]
+        # the recording last: once it has its name, the run has succeeded
+        writers = [self._writer] if self._flow_writer is None else [self._flow_writer, self._writer]
         try:
             summary = self.registration.run(self._writer, self._flow_writer, progress)
             for writer in writers:
                 writer.close()
         except BaseException:
-            for writer in writers:
-                kept = writer.keep_partial()
-                if kept:
-                    finished = f"{writer.n_written} of {writer.n_frames} frames were finished"
-                    warnings.warn(f"{finished} and are kept in {kept!r}", RuntimeWarning, stacklevel=2)
+            kept = [(writer, path) for writer in writers if (path := writer.keep_partial())]
+            for writer, path in kept:
+                finished = f"{writer.n_written} of {writer.n_frames} frames were finished"
+                warnings.warn(f"{finished} and are kept in {path!r}", RuntimeWarning, stacklevel=2)
             raise
         self._write_statistics(summary)
         return summary
@@ -406,11 +436,11 @@ class FileRegistration:
 
 
 def register_file(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    target: str | os.PathLike[str],
+    source: PathLike | Sequence[PathLike],
+    target: PathLike,
     executor: str | BaseExecutor = "gpu",
     reference: ReferenceLike = None,
-    flow_file: str | os.PathLike[str] | None = None,
+    flow_file: PathLike | None = None,
     options: Options | None = None,
     *,
     axes: str | None = None,
@@ -460,93 +490,3 @@ def register_file(
         batch=batch,
     ) as registration:
         return registration.run(progress)
-
-
-def estimate_flow(
-    fixed: NDArray[Any], moving: NDArray[Any], options: Options | None = None, **overrides: Any
-) -> NDArray[np.float32]:
-    """Flow from one image to another on the CPU; the images are taken as given, neither normalised nor filtered.
-
-    Parameters
-    ----------
-    fixed, moving : (H, W) or (H, W, C), real
-        Usually scaled to 0-1 and smoothed.
-    options, **overrides
-        As in `register`; what concerns recordings has no effect.
-
-    Returns
-    -------
-    flow : (H, W, 2) float32
-        u and v in pixels; ``fixed(y, x) ~ moving(y + v, x + u)``.
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ, fewer than 16 pixels a side, or NaN or infinite pixels.
-    """
-    chosen = _options(options, overrides)
-    planes = []
-    for name, image in (("fixed", fixed), ("moving", moving)):
-        image = np.asarray(image)
-        if image.ndim not in (2, 3):
-            raise ValueError(f"{name} has shape {image.shape}, expected (H, W) or (H, W, C)")
-        if image.dtype.kind not in "buif":
-            raise ValueError(f"{name} has dtype {image.dtype}, expected real numbers")
-        image = image[..., None] if image.ndim == 2 else image
-        if not np.all(np.isfinite(image)):
-            raise ValueError(f"{name} holds NaN or infinite pixels")
-        planes.append(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
-    if planes[0].shape != planes[1].shape:
-        raise ValueError(f"moving has shape {np.shape(moving)}, expected that of fixed, {np.shape(fixed)}")
-    channels, height, width = planes[0].shape
-    _check_size(height, width)
-    chosen.check_recording(height, width, channels)
-    weight, mean_weight = channel_weights(chosen, height, width, channels)
-    estimator = FlowEstimator(cpu, planes[0], weight, mean_weight, height, width, chosen)
-    flow = estimator.flow(planes[1], cpu.zero_flow(planes[0]))
-    return np.ascontiguousarray(flow.transpose(1, 2, 0))
-
-
-def warp(
-    frames: NDArray[Any], flow: NDArray[np.floating[Any]], reference: NDArray[Any], interpolation: str = "cubic"
-) -> NDArray[Any]:
-    """Warp frames by flows: ``out(y, x) = frame(y + v, x + u)``, outside the frame the reference's value.
-
-    Parameters
-    ----------
-    frames : (H, W), (H, W, C), (T, H, W) or (T, H, W, C)
-        uint8, int8, uint16, int16, float32 or float64, of the number of axes that `flow` implies.
-    flow : (H, W, 2) or (T, H, W, 2)
-        Pixels, u first.
-    reference : (H, W) or (H, W, C)
-    interpolation : {'cubic', 'linear', 'nearest'}
-
-    Returns
-    -------
-    warped : shape and dtype of `frames`
-        Integers are rounded to the nearest and saturated.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, another dtype, or an unknown interpolation.
-    """
-    frames, flow, reference = np.asarray(frames), np.asarray(flow), np.asarray(reference)
-    check_warpable(frames.dtype, "frames")
-    frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)
-    interpolation = Options(interpolation_method=interpolation).interpolation_method
-    if flow.ndim not in (3, 4) or flow.shape[-1] != 2:
-        raise ValueError(f"flow has shape {flow.shape}, expected (H, W, 2) or (T, H, W, 2)")
-    spatial = flow.shape[:-1]
-    if frames.shape[: len(spatial)] != spatial or frames.ndim - len(spatial) not in (0, 1):
-        raise ValueError(f"frames have shape {frames.shape}, expected {spatial} or {(*spatial, 'C')}")
-    height, width = spatial[-2:]
-    stack = frames.reshape(-1, height, width, 1 if frames.ndim == len(spatial) else frames.shape[-1])
-    if reference.shape not in (stack.shape[1:], *([(height, width)] if stack.shape[3] == 1 else [])):
-        raise ValueError(f"reference has shape {reference.shape}, expected {stack.shape[1:]}")
-    image = np.ascontiguousarray(reference, np.float32).reshape(stack.shape[1:])
-    out = np.empty_like(stack)
-    flows = np.ascontiguousarray(np.moveaxis(flow.reshape(-1, height, width, 2), -1, 1), np.float32)
-    for frame, planes, target in zip(stack, flows, out, strict=True):
-        cpu.warp_frame(frame, planes, image, interpolation, target)
-    return out.reshape(frames.shape)

@@ -471,7 +471,7 @@ def test_identical_bits_for_every_number_of_workers(sequential, nothing_left):
 
 
 def broken_job(given):
-    """A recording whose frames come preprocessed; its batches then come without them."""
+    """A recording whose frames come preprocessed; its batch then comes with too few of them."""
     height, width = given[2].shape
     options = Options(**FAST)
     planes = np.float32(given[3])[None]
@@ -487,10 +487,19 @@ def test_exception_in_a_worker(name, nothing_left):
     def faulty_batch():
         with executor:
             executor.start_recording(broken_job(given))
-            executor.register_batch(given[0][..., None], np.zeros((2, 26, 31), np.float32))
+            start, planes = np.zeros((2, 26, 31), np.float32), np.zeros((2, 1, 26, 31), np.float32)
+            executor.register_batch(given[0][..., None], start, planes)
 
-    with pytest.raises(KeyError, match="planes"):
+    with pytest.raises(IndexError, match="out of bounds"):
         faulty_batch()
+
+
+def test_batch_without_its_planes():
+    given = arguments(n_frames=5)
+    with make("sequential") as executor:
+        executor.start_recording(broken_job(given))
+        with pytest.raises(ValueError, match="planes"):
+            executor.register_batch(given[0][..., None], np.zeros((2, 26, 31), np.float32))
 
 
 def test_exception_in_progress(executor, sequential):

@@ -192,7 +192,6 @@ def test_import_rules(room, forbidden):
     assert offences(room, forbidden) == []
 
 
-@pytest.mark.xfail(reason="estimate_flow and warp are in it")
 def test_registration_holds_no_numerics():
     """design.md: registration.py imports io, executors, options, and no numerics."""
     assert offences("registration", [*ours("cpu", "flow"), "numba", "scipy"]) == []

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.executors.frame_pool import default_workers
 from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
-from flowreg_gpu.options import Options
+from flowreg_gpu.options import Options, check_size, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights
 
 __all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job", "check_warpable"]
@@ -36,17 +37,17 @@ class Job:
     options : Options
     reference : (H, W, C) float32
         Raw reference.
-    reference_planes : (C, H, W) float32
-        The same, normalised and filtered.
+    reference_planes : (C, H, W) float32 or None
+        The same, normalised and filtered; None leaves that to the executor.
     preprocessing : Preprocessing or None
-        What to do with the frames; None where they come with their own preprocessed planes.
+        What to do with the frames; None where they, and the reference, come with their own preprocessed planes.
     weight, mean_weight : (C, H, W) and (C,) float32
         Channel weights of the data term, and of the mean image of the pre-alignment.
     """
 
     options: Options
     reference: NDArray[np.float32]
-    reference_planes: NDArray[np.float32]
+    reference_planes: NDArray[np.float32] | None
     preprocessing: Preprocessing | None
     weight: NDArray[np.float32]
     mean_weight: NDArray[np.float32]
@@ -56,7 +57,7 @@ class BatchResult(NamedTuple):
     """Result of a batch; the arrays are valid until the executor's next batch.
 
     `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels, `statistics`
-    (n, 7) float64 has the columns `STATISTICS`.
+    (n, 8) float64 has the columns `STATISTICS`.
     """
 
     registered: NDArray[Any]
@@ -84,9 +85,12 @@ class BaseExecutor(abc.ABC):
     features: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, n_workers: int | None = None) -> None:
-        if n_workers is not None and n_workers < 1:
-            raise ValueError(f"n_workers={n_workers} is below 1")
-        self.n_workers = default_workers() if n_workers is None else int(n_workers)
+        self.n_workers = default_workers() if n_workers is None else positive_integer("n_workers", n_workers)
+
+    @property
+    def backend(self) -> str:
+        """Name of the executor that does the work: another one where this one has fallen back."""
+        return self.name
 
     def setup(self) -> None:  # noqa: B027
         """Acquire workers or devices; called by the context manager, and by the first batch where it was not."""
@@ -191,7 +195,10 @@ class BaseExecutor(abc.ABC):
         """
         _refuse_custom(get_displacement_func, "get_displacement_func")
         _refuse_custom(imregister_func, "imregister_func")
-        flow_params = {key: value for key, value in kwargs.get("flow_params", {}).items() if value is not None}
+        batch, batch_proc, reference_raw, reference_proc, w_init = map(
+            np.asarray, (batch, batch_proc, reference_raw, reference_proc, w_init)
+        )
+        flow_params = {key: value for key, value in (kwargs.get("flow_params") or {}).items() if value is not None}
         options = Options.from_dict({**flow_params, "interpolation_method": interpolation_method})
         batch, batch_proc = (item[..., None] if item.ndim == 3 else item for item in (batch, batch_proc))
         reference_raw, reference_proc = (
@@ -199,6 +206,7 @@ class BaseExecutor(abc.ABC):
         )
         _check_batch(batch, batch_proc, reference_raw, reference_proc, w_init)
         options.check_recording(*batch.shape[1:])
+        batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)
         batch, batch_proc = _without_nonfinite(batch, batch_proc, reference_raw, reference_proc)
         weight, mean_weight = channel_weights(options, *batch.shape[1:])
         self.start_recording(
@@ -225,9 +233,14 @@ class CPUExecutor(BaseExecutor):
 
     def start_recording(self, job: Job) -> None:
         """Take what all following batches share."""
+        planes = job.reference_planes
+        if planes is None:
+            if job.preprocessing is None:
+                raise ValueError("the job has neither reference_planes nor preprocessing")
+            planes = preprocess(job.reference[None], job.preprocessing.without_time())
         shared = {
             "reference": job.reference,
-            "reference_planes": job.reference_planes,
+            "reference_planes": planes,
             "weight": job.weight,
             "mean_weight": job.mean_weight,
         }
@@ -245,6 +258,8 @@ class CPUExecutor(BaseExecutor):
         """Register one batch; see `BaseExecutor.register_batch`."""
         if self._task is None:
             raise RuntimeError("register_batch was called before start_recording")
+        if (planes is None) == (self._task.preprocessing is None):
+            raise ValueError("a batch needs either the job's preprocessing or planes of its own")
         halo = 0 if self._task.preprocessing is None else self._task.preprocessing.halo
         count = len(frames) - 2 * halo
         self._allocate("frames", frames.shape, frames.dtype)[...] = frames
@@ -298,7 +313,8 @@ def _planes(image: NDArray[Any]) -> NDArray[np.float32]:
 def check_warpable(dtype: np.dtype[Any], name: str) -> None:
     """Raise ValueError for frames whose values the warp cannot keep: float32 arithmetic holds 24 bits."""
     if dtype.newbyteorder("=") not in WARPABLE:
-        raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(kind.name for kind in WARPABLE)}")
+        allowed = ", ".join(kind.name for kind in WARPABLE)
+        raise ValueError(f"{name} has dtype {dtype}, which is not supported, expected one of {allowed}")
 
 
 def _refuse_custom(function: Callable[..., Any] | None, name: str) -> None:
@@ -320,6 +336,7 @@ def _check_batch(
     if batch.ndim != 4 or 0 in batch.shape:
         raise ValueError(f"batch has shape {batch.shape}, expected (T, H, W, C) or (T, H, W) with frames in it")
     check_warpable(batch.dtype, "batch")
+    check_size(*batch.shape[1:3])
     expected = {
         "batch_proc": (batch_proc, batch.shape),
         "reference_raw": (reference_raw, batch.shape[1:]),

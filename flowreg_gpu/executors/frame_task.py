@@ -19,7 +19,7 @@ from flowreg_gpu.preprocess import Preprocessing
 __all__ = ["STATISTICS", "RegistrationTask"]
 
 #: Columns of the array `statistics`: displacements and divergence in pixels and pixels per pixel, correlations with
-#: the raw reference, and 1 where the frame was constant.
+#: the raw reference, and 1 where the frame was constant and where its flow was not finite.
 STATISTICS = (
     "mean_disp",
     "max_disp",
@@ -28,6 +28,7 @@ STATISTICS = (
     "correlation_before",
     "correlation_after",
     "constant",
+    "diverged",
 )
 
 
@@ -38,7 +39,7 @@ class RegistrationTask:
     Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
     `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
     `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C), `flow`
-    (n, H, W, 2) float32, `statistics` (n, 7) float64.
+    (n, H, W, 2) float32, `statistics` (n, 8) float64.
     """
 
     options: Options
@@ -67,14 +68,20 @@ class RegistrationTask:
         frame, reference = arrays["frames"][index + halo], arrays["reference"]
         constant = frame.min() == frame.max()
         flow = cpu.zero_flow(arrays["start"]) if constant else self._flow(arrays, index)
+        statistics = flow_statistics(flow)
+        diverged = not np.isfinite(statistics).all()
+        if diverged:  # it would spoil the start flow of every frame to come
+            flow = cpu.zero_flow(flow)
+            statistics = flow_statistics(flow)
         registered = arrays["registered"][index]
         cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
         arrays["flow"][index] = flow.transpose(1, 2, 0)
         arrays["statistics"][index] = (
-            *flow_statistics(flow),
+            *statistics,
             correlation(frame, reference),
             correlation(registered, reference),
             constant,
+            diverged,
         )
 
     def _flow(self, arrays: Mapping[str, NDArray[Any]], index: int) -> NDArray[np.float32]:

@@ -52,6 +52,11 @@ class GPUExecutor(BaseExecutor):
             )
         self._fallback = MultiprocessingExecutor(n_workers)
 
+    @property
+    def backend(self) -> str:
+        """Name of the executor that does the work."""
+        return self._fallback.backend
+
     def setup(self) -> None:
         """Start the workers of the fallback."""
         self._fallback.setup()

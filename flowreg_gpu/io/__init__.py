@@ -14,6 +14,7 @@ from flowreg_gpu.io.base import (
     PendingFile,
     ReservedFileWriter,
     check_output,
+    partial_name,
     supported_dtype,
 )
 from flowreg_gpu.io.hdf5 import Hdf5FlowWriter
@@ -27,6 +28,7 @@ __all__ = [
     "FrameReader",
     "FrameWriter",
     "Hdf5FlowWriter",
+    "PathLike",
     "PendingFile",
     "ReservedFileWriter",
     "TiffFlowWriter",
@@ -34,6 +36,7 @@ __all__ = [
     "TiffWriter",
     "check_output",
     "open_flow_writer",
+    "partial_name",
     "read_image",
     "supported_dtype",
 ]

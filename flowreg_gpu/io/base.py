@@ -154,17 +154,15 @@ class FrameWriter(abc.ABC):
         ------
         RuntimeError
             Fewer frames were written than announced; nothing is left under the final name.
+        OSError
+            The file could not be completed; it can still be kept, or aborted.
         """
         if not self._open:
             return
         if self.n_written != self.n_frames:
             self.abort()
             raise RuntimeError(f"{self.n_written} frames were written, {self.n_frames} were announced")
-        try:
-            self._commit()
-        except BaseException:
-            self.abort()
-            raise
+        self._commit()
         self._open = False
 
     def abort(self) -> None:
@@ -191,10 +189,17 @@ class FrameWriter(abc.ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
+        try:
+            if error is None:
+                self.close()
+        finally:
             self.abort()
+
+
+def partial_name(path: PathLike) -> str:
+    """Where the finished frames of a run that failed are kept: ``.partial`` before the extension."""
+    stem, extension = os.path.splitext(os.path.abspath(path))
+    return f"{stem}.partial{extension}"
 
 
 def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
@@ -305,16 +310,19 @@ class ReservedFileWriter(FrameWriter):
         Returns
         -------
         str or None
-            Where they are: the final name with ``.partial`` before its extension; None where there is nothing to keep.
+            Where they are, `partial_name`; None where there is nothing to keep, or it cannot be kept.
         """
         if not self._open or not self.n_written:
             self.abort()
             return None
         self._open = False
         self._close_file()
-        stem, extension = os.path.splitext(self._pending.final_path)
-        path = f"{stem}.partial{extension}"
-        os.replace(self._pending.path, path)
+        path = partial_name(self._pending.final_path)
+        try:
+            os.replace(self._pending.path, path)
+        except OSError:
+            self._pending.discard()
+            return None
         return path
 
     def _commit(self) -> None:
