@@ -27,13 +27,13 @@ class Relaxation(NamedTuple):
 
 SOR_OMEGA = 1.95
 
-# The solver 'block': (omega, sweeps, lag). Levels up to COARSE_SIDE pixels hold 5 % of the work and decide which
+# The solver 'block': (omega, sweeps, lag). Levels up to COARSE_SIDE pixels hold 3 % of the work and decide which
 # minimum is reached, so they are always relaxed far. Above, the larger the smoothness weight against the data term,
 # the larger omega has to be and the more sweeps are due: rows of (largest stiffness, relaxation).
 # benchmarks/solver_energy.py prints the energy that these choices reach.
-COARSE_SIDE = 110
+COARSE_SIDE = 90
 COARSE = (1.95, 50, 5)
-FINE = ((6.0, (1.7, 20, 2)), (40.0, (1.8, 30, 2)), (100.0, (1.9, 50, 2)), (float("inf"), (1.95, 100, 2)))
+FINE = ((5.0, (1.7, 20, 2)), (40.0, (1.8, 30, 2)), (100.0, (1.9, 50, 2)), (float("inf"), (1.95, 100, 2)))
 # Stiffness is alpha times this: the tensors of the other data terms are smaller, that of gray with images scaled to
 # 0-1 by far.
 STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}

@@ -357,6 +357,6 @@ def _without_nonfinite(
     """Copies in which NaN and infinite pixels are the reference's; the arrays themselves where there are none."""
     cleaned = []
     for frames, reference in ((batch, reference_raw), (batch_proc, reference_proc)):
-        bad = ~np.isfinite(frames)
+        bad = ~np.isfinite(frames) if frames.dtype.kind == "f" else np.zeros(1, bool)
         cleaned.append(np.where(bad, reference, frames).astype(frames.dtype) if bad.any() else frames)
     return cleaned[0], cleaned[1]
