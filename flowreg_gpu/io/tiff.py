@@ -377,7 +377,7 @@ class _TiffSource:
             self.stored_axes, self.stored_shape = "I" + page.axes, (len(pages), *page.shape)
         if kind == "scanimage" and axes is None and channels is None:
             self.stored_axes, self.stored_shape = _scanimage_axes(self.path, page, len(pages))
-        self._set_layout(series.get_shape(False), axes, channels)
+        self._set_layout(_full_shape(series), axes, channels)
         self._n_page_axes = self._count_page_axes(page)
 
     def _set_layout(self, full_shape: Sequence[int], axes: str | None, channels: int | None) -> None:
@@ -408,7 +408,7 @@ class _TiffSource:
         page = series.keyframe
         self._pages: list[Any] = []
         self._offsets: NDArray[np.int64] | None = None
-        n_pages = math.prod(series.get_shape(False)) // math.prod(page.shape)
+        n_pages = math.prod(series.shape) // math.prod(page.shape)
         if not pages and self._is_one_block(series, n_pages, chain):
             self._offsets = series.dataoffset + np.arange(n_pages, dtype=np.int64) * page.nbytes
             self._check_end(series.dataoffset + n_pages * page.nbytes, self.path)
@@ -555,6 +555,11 @@ class _TiffSource:
         finally:
             if was_closed:
                 handle.close()
+
+
+def _full_shape(series: Any) -> tuple[int, ...]:
+    """Shape of a series with its axes of length one, as far as tifffile still knows them (up to 2026.4)."""
+    return tuple(series.get_shape(False) if hasattr(series, "get_shape") else series.shape)
 
 
 def _is_raw(page: Any) -> bool:
