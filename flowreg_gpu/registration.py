@@ -135,10 +135,12 @@ class Registration:
             )
         self.options.check_recording(*reader.shape[1:])
         self.reader = reader
-        self.batch = _default_batch(reader) if batch is None else positive_integer("batch", batch)
+        if batch is not None:
+            positive_integer("batch", batch)
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
+        self.batch = batch or _default_batch(reader, self.executor.n_workers)
         self._statistics: list[NDArray[np.float64]] = []
         self._nonfinite = 0
 
@@ -269,9 +271,10 @@ class _MeanFlow:
         return np.ascontiguousarray((self._total / self.count).transpose(2, 0, 1), np.float32)
 
 
-def _default_batch(reader: FrameReader) -> int:
+def _default_batch(reader: FrameReader, n_workers: int) -> int:
+    """Frames whose input, output and flow take BATCH_BYTES, but enough of them to keep every worker busy."""
     frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
-    return int(np.clip(BATCH_BYTES // frame, 4, 1024))
+    return int(np.clip(BATCH_BYTES // frame, 2 * n_workers, 1024))
 
 
 def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
