@@ -307,7 +307,7 @@ def register(
 
     Parameters
     ----------
-    movie : (T, H, W) or (T, H, W, C), uint8, uint16, int16 or float32
+    movie : (T, H, W) or (T, H, W, C), uint8, uint16, int16, float32 or float64
         At least two frames of at least 16 x 16 pixels. Never modified.
     reference : (H, W) or (H, W, C) array, path, slice, sequence of int, or None
         An image is taken as it is; frames are registered to their mean and averaged. None takes frames 50 to 499.

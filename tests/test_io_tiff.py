@@ -885,8 +885,8 @@ def test_arrays(shape):
 def test_array_errors():
     with pytest.raises(ValueError, match=r"expected \(T, H, W\)"):
         ArrayReader(np.zeros((H, W), "u2"))
-    with pytest.raises(ValueError, match="dtype float64 is not supported"):
-        ArrayReader(np.zeros(TYX))
+    with pytest.raises(ValueError, match="dtype int64 is not supported"):
+        ArrayReader(np.zeros(TYX, int))
     with pytest.raises(ValueError, match="out has shape"):
         ArrayWriter(TYX, "u2", np.zeros(TYX, "u1"))
     with pytest.raises(ValueError, match="frames 0 to 9"):

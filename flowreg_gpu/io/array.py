@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.io.base import FrameReader, FrameWriter, supported_dtype
+from flowreg_gpu.io.base import SUPPORTED_DTYPES, FrameReader, FrameWriter, supported_dtype
 
 
 class ArrayReader(FrameReader):
@@ -37,7 +37,7 @@ class ArrayReader(FrameReader):
         shape = tuple(int(size) for size in array.shape)
         if len(shape) not in (3, 4) or min(shape) < 1:
             raise ValueError(f"array has shape {shape}, expected (T, H, W) or (T, H, W, C) with every size at least 1")
-        self.dtype = supported_dtype(array.dtype, "array")
+        self.dtype = supported_dtype(array.dtype, "array", (*SUPPORTED_DTYPES, np.dtype(np.float64)))
         self.n_frames, self.height, self.width = shape[:3]
         self.has_channel_axis = len(shape) == 4
         self.n_channels = shape[3] if self.has_channel_axis else 1

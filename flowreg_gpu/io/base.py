@@ -27,11 +27,13 @@ FLOW_CONVENTION = (
 SUPPORTED_DTYPES = (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"), np.dtype("float32"))
 
 
-def supported_dtype(dtype: DTypeLike, source: str) -> np.dtype[Any]:
+def supported_dtype(
+    dtype: DTypeLike, source: str, supported: Sequence[np.dtype[Any]] = SUPPORTED_DTYPES
+) -> np.dtype[Any]:
     """Return `dtype` in native byte order, or raise ValueError if frames of that type cannot be registered."""
     native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
-    if native not in SUPPORTED_DTYPES:
-        allowed = ", ".join(d.name for d in SUPPORTED_DTYPES)
+    if native not in supported:
+        allowed = ", ".join(d.name for d in supported)
         raise ValueError(f"{source}: dtype {native.name} is not supported, expected one of {allowed}")
     return native
 
