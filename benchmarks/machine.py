@@ -65,10 +65,12 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
+    """Commit of the checkout, marked where the package differs from it."""
+    folder = Path(__file__).resolve().parent.parent
     try:
-        command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "flowreg_gpu"], check=False, cwd=folder)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return commit + ("-dirty" if changed.returncode else "")
