@@ -9,11 +9,13 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flowreg_gpu
 
 __all__ = ["main"]
+
+Value = TypeVar("Value")
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -37,6 +39,17 @@ def _say(error: BaseException, status: int) -> int:
     text = str(error) or type(error).__name__
     print(f"flowreg-gpu: error: {text}", file=sys.stderr)
     return status
+
+
+def _attempt(run: Callable[[], None]) -> int:
+    """Do the work that was checked; its faults are one line and an exit status."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        return _say(RuntimeError("interrupted"), INTERRUPTED)
+    except Exception as error:
+        return _say(error, FAILED)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,29 +102,32 @@ def _add_register(commands: Any) -> None:
 
 def _numbers(text: str) -> float | tuple[float, ...]:
     """Parse '4' or '2,6'."""
-    values = tuple(float(item) for item in text.split(","))
-    return values[0] if len(values) == 1 else values
+    return _unwrap(_several(text))
+
+
+def _whole_numbers(text: str) -> int | tuple[int, ...]:
+    """Parse '256' or '128,256'."""
+    return _unwrap(tuple(int(item) for item in text.split(",")))
+
+
+def _rows(text: str) -> tuple[float, ...] | tuple[tuple[float, ...], ...]:
+    """Parse '1,1,0.1' or, per channel, '1,1,0.1;2,2,0.1'."""
+    rows: tuple[tuple[float, ...], ...] = tuple(_several(row) for row in text.split(";"))
+    return rows[0] if len(rows) == 1 else rows
 
 
 def _several(text: str) -> tuple[float, ...]:
     return tuple(float(item) for item in text.split(","))
 
 
-def _rows(text: str) -> tuple[float, ...] | tuple[tuple[float, ...], ...]:
-    """Parse '1,1,0.1' or, per channel, '1,1,0.1;2,2,0.1'."""
-    rows = tuple(_several(row) for row in text.split(";"))
-    return rows[0] if len(rows) == 1 else rows
+def _unwrap(values: tuple[Value, ...]) -> Value | tuple[Value, ...]:
+    return values[0] if len(values) == 1 else values
 
 
 def _switch(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
     return text.lower() == "true"
-
-
-def _whole_numbers(text: str) -> int | tuple[int, ...]:
-    values = tuple(int(item) for item in text.split(","))
-    return values[0] if len(values) == 1 else values
 
 
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
@@ -163,18 +179,16 @@ def _register(chosen: argparse.Namespace) -> int:
         )
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         return _say(error, WRONG_USAGE)
-    try:
+
+    def run() -> None:
         with registration, _ProgressBar(not chosen.no_progress) as bar:
             summary = registration.run(bar)
-    except KeyboardInterrupt:
-        return _say(RuntimeError("interrupted"), INTERRUPTED)
-    except Exception as error:
-        return _say(error, FAILED)
-    print(summary)
-    print(f"registered: {chosen.output}\nstatistics: {registration.statistics_file}")
-    if chosen.flow:
-        print(f"flow: {chosen.flow}")
-    return 0
+        print(summary)
+        print(f"registered: {chosen.output}\nstatistics: {registration.statistics_file}")
+        if chosen.flow:
+            print(f"flow: {chosen.flow}")
+
+    return _attempt(run)
 
 
 def _reference(text: str | None) -> str | slice | None:
@@ -197,17 +211,15 @@ def _demo(chosen: argparse.Namespace) -> int:
     except ValueError as error:
         return _say(error, WRONG_USAGE)
     print("two-channel movie with known motion; the first run compiles the CPU kernels, half a minute")
-    try:
+
+    def run() -> None:
         with executor, _ProgressBar(not chosen.no_progress) as bar:
             result = run_demo(chosen.output, executor, progress=bar)
-    except KeyboardInterrupt:
-        return _say(RuntimeError("interrupted"), INTERRUPTED)
-    except Exception as error:
-        return _say(error, FAILED)
-    print(result.summary)
-    print(f"end-point error: {result.error_before:.3f} px without, {result.error_after:.3f} px with registration")
-    print(f"movie: {result.movie}\nregistered: {result.registered}\ntrue flow: {result.true_flow}")
-    return 0
+        print(result.summary)
+        print(f"end-point error: {result.error_before:.3f} px without, {result.error_after:.3f} px with registration")
+        print(f"movie: {result.movie}\nregistered: {result.registered}\ntrue flow: {result.true_flow}")
+
+    return _attempt(run)
 
 
 def _doctor(chosen: argparse.Namespace) -> int:

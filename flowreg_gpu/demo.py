@@ -71,23 +71,24 @@ def make_movie(
     movie = np.empty((frames, height, width, 2), np.uint16)
     truth = np.empty((frames, height, width, 2), np.float32)
     for t in range(frames):
-        phase, swing = 2 * np.pi * t / 23, 2.0 * np.sin(2 * np.pi * t / 17)
-
-        def flow_at(
-            y: NDArray[np.float32], x: NDArray[np.float32], t: int = t, phase: float = phase, swing: float = swing
-        ) -> NDArray[np.float32]:
-            u = drift[t, 0] + swing * np.sin(2 * np.pi * y / height + phase)
-            v = drift[t, 1] + 0.7 * swing * np.cos(2 * np.pi * (x / width + 0.5 * y / height) - phase)
-            return np.stack([u, v], axis=-1).astype(np.float32)
-
         # the frame is the canvas seen through the inverse of the flow, found by fixed-point iteration
         inverse = np.zeros((*x.shape, 2), np.float32)
         for _ in range(12):
-            inverse = -flow_at(y + inverse[..., 1], x + inverse[..., 0])
+            inverse = -_motion(t, drift[t], y + inverse[..., 1], x + inverse[..., 0], height, width)
         seen = warp(canvas, inverse, canvas)[inner]
-        truth[t] = flow_at(y, x)[inner]
+        truth[t] = _motion(t, drift[t], y, x, height, width)[inner]
         movie[t] = np.clip(100 + gain * rng.poisson(photons * np.clip(seen, 0, None)), 0, 65535)
     return KnownMotion(movie, (100 + gain * photons * canvas[inner]).astype(np.float32), truth)
+
+
+def _motion(
+    t: int, drift: NDArray[np.float64], y: NDArray[np.float32], x: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.float32]:
+    """Flow (H, W, 2) of frame t at any coordinates: a drift and a swinging, bending wave."""
+    phase, swing = 2 * np.pi * t / 23, 2.0 * np.sin(2 * np.pi * t / 17)
+    u = drift[0] + swing * np.sin(2 * np.pi * y / height + phase)
+    v = drift[1] + 0.7 * swing * np.cos(2 * np.pi * (x / width + 0.5 * y / height) - phase)
+    return np.stack([u, v], axis=-1).astype(np.float32)
 
 
 def _tissue(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:

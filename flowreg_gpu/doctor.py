@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import flowreg_gpu
-from flowreg_gpu.executors import gpu_status
+from flowreg_gpu.executors import best_executor, gpu_status
 from flowreg_gpu.executors.frame_pool import default_workers
 
 __all__ = ["report"]
@@ -18,7 +18,6 @@ __all__ = ["report"]
 def report() -> str:
     """A table of one fact per line."""
     gpu = gpu_status()
-    chosen = "gpu" if gpu.usable else "multiprocessing"
     facts = {
         "flowreg_gpu": flowreg_gpu.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -34,7 +33,7 @@ def report() -> str:
         "compressed TIFF": _version("imagecodecs"),
         "HDF5": _version("h5py"),
         "pyflowreg": _version("pyflowreg"),
-        "would be used": f"executor {chosen!r} with {default_workers()} workers",
+        "would be used": f"executor {best_executor()!r} with {default_workers()} workers",
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())

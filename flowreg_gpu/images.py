@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flowreg_gpu import cpu
 from flowreg_gpu.executors.base import check_warpable
 from flowreg_gpu.flow import FlowEstimator
-from flowreg_gpu.options import Options, check_size
+from flowreg_gpu.options import Options, check_size, merge_options
 from flowreg_gpu.preprocess import channel_weights
 
 __all__ = ["estimate_flow", "warp"]
@@ -38,7 +38,7 @@ def estimate_flow(
     ValueError
         Shapes that differ, fewer than 16 pixels a side, or NaN or infinite pixels.
     """
-    chosen = (options or Options()).replace(**overrides)
+    chosen = merge_options(options, overrides)
     planes = []
     for name, image in (("fixed", fixed), ("moving", moving)):
         image = np.asarray(image)

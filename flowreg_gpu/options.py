@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PRESETS", "Options", "check_size", "positive_integer"]
+__all__ = ["PRESETS", "Options", "check_size", "merge_options", "positive_integer"]
 
 #: Finest pyramid level that each quality preset solves (0 is full resolution).
 PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
@@ -244,6 +244,13 @@ def check_size(height: int, width: int) -> None:
         raise ValueError(
             f"frames of {height} x {width} pixels are too small, expected at least {SMALLEST_SIDE} each way"
         )
+
+
+def merge_options(options: Options | None, overrides: Mapping[str, Any]) -> Options:
+    """Return options, or the defaults, with single ones replaced; TypeError where they are no Options."""
+    if not isinstance(options, Options | None):
+        raise TypeError(f"options={options!r} is not of type Options")
+    return (options or Options()).replace(**overrides)
 
 
 def positive_integer(name: str, value: Any) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.executors import BaseExecutor, create_executor
-from flowreg_gpu.executors.base import Job
+from flowreg_gpu.executors.base import BatchResult, Job, find_nonfinite
 from flowreg_gpu.executors.frame_task import STATISTICS
 from flowreg_gpu.io import (
     ArrayReader,
@@ -23,13 +23,14 @@ from flowreg_gpu.io import (
     FrameReader,
     FrameWriter,
     PathLike,
+    PendingFile,
     TiffReader,
     TiffWriter,
     check_output,
     open_flow_writer,
     partial_name,
 )
-from flowreg_gpu.options import Options, check_size, positive_integer
+from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
 from flowreg_gpu.reference import ReferenceLike, build_reference, read_window, resolve_reference
 
@@ -126,7 +127,7 @@ class Registration:
         n_workers: int | None = None,
         batch: int | None = None,
     ) -> None:
-        self.options = _options(options, {})
+        self.options = merge_options(options, {})
         check_size(reader.height, reader.width)
         if reader.n_frames < 2:
             raise ValueError(
@@ -141,8 +142,6 @@ class Registration:
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
         self.batch = batch or _default_batch(reader, self.executor.n_workers)
-        self._statistics: list[NDArray[np.float64]] = []
-        self._nonfinite = 0
 
     def run(
         self,
@@ -153,15 +152,14 @@ class Registration:
         """Register every frame, hand the results to the writers in order, and return the summary."""
         report = progress or (lambda stage, finished, total: None)
         began = time.perf_counter()
-        self._statistics, self._nonfinite = [], 0
         with contextlib.ExitStack() as stack:
             if self._owns_executor:
                 stack.enter_context(self.executor)
             reference = self._build_reference(report)
             job = self._job(reference)
             self.executor.start_recording(job)
-            self._run_windows(job, writer, flow_writer, report)
-        return self._summary(reference, time.perf_counter() - began)
+            statistics, nonfinite = self._run_windows(job, writer, flow_writer, report)
+        return self._summary(reference, statistics, nonfinite, time.perf_counter() - began)
 
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
@@ -187,43 +185,52 @@ class Registration:
 
     def _run_windows(
         self, job: Job, writer: FrameWriter | None, flow_writer: FrameWriter | None, report: StageProgress
-    ) -> None:
-        """Windows of `buffer_size` frames, which share a start flow; in each, batches of what memory holds."""
+    ) -> tuple[NDArray[np.float64], int]:
+        """Windows of `buffer_size` frames, which share a start flow; in each, batches of what memory holds.
+
+        Returns the statistics (T, 8) of the frames and the number of NaN or infinite pixels.
+        """
         n_frames, height, width, _ = self.reader.shape
         window = self.options.buffer_size
         first = min(FIRST_FLOWS, window, n_frames)
         mean = _MeanFlow(first)
         zero = np.zeros((2, height, width), np.float32)
-        for _, result in self._batches(job, 0, first, zero, _Counter(report, "start", first)):
+        for _, _, result in self._batches(job, 0, first, zero, _Counter(report, "start", first)):
             mean.add(result.flow)
         start = mean.planes()
         count = _Counter(report, "frames", n_frames)
-        self._nonfinite = 0
+        statistics, nonfinite = [], 0
         for begin in range(0, n_frames, window):
             end = min(begin + window, n_frames)
             mean = _MeanFlow(min(LAST_FLOWS, end - begin))
-            for stop, result in self._batches(job, begin, end, start, count):
+            for frame, replaced, result in self._batches(job, begin, end, start, count):
                 if writer is not None:
                     writer.write(result.registered)
                 if flow_writer is not None:
                     flow_writer.write(result.flow)
-                self._statistics.append(result.statistics.copy())
-                mean.add(result.flow[max(0, len(result.flow) - (stop - (end - mean.count))) :])
+                statistics.append(result.statistics.copy())
+                nonfinite += replaced
+                mean.add(result.flow[max(0, end - mean.count - frame) :])
             if self.options.update_initialization_w:
                 start = mean.planes()
+        return np.concatenate(statistics), nonfinite
 
-    def _batches(self, job: Job, begin: int, end: int, start: NDArray[np.float32], count: _Counter) -> Any:
-        """Register frames begin to end; yield (frame after the batch, its result) batch by batch."""
+    def _batches(
+        self, job: Job, begin: int, end: int, start: NDArray[np.float32], count: _Counter
+    ) -> Iterator[tuple[int, int, BatchResult]]:
+        """Register frames begin to end; yield the first frame, pixels replaced and result batch by batch."""
         assert job.preprocessing is not None
         halo = job.preprocessing.halo
         for first in range(begin, end, self.batch):
             stop = min(first + self.batch, end)
             frames = read_window(self.reader, first, stop, halo)
-            self._nonfinite += _replace_nonfinite(frames, job.reference, halo)
-            yield stop, self.executor.register_batch(frames, start, progress=count)
+            replaced = _replace_nonfinite(frames, job.reference, halo)
+            yield first, replaced, self.executor.register_batch(frames, start, progress=count)
 
-    def _summary(self, reference: NDArray[np.float32], seconds: float) -> Summary:
-        columns = dict(zip(STATISTICS, np.concatenate(self._statistics).T, strict=True))
+    def _summary(
+        self, reference: NDArray[np.float32], statistics: NDArray[np.float64], nonfinite: int, seconds: float
+    ) -> Summary:
+        columns = dict(zip(STATISTICS, statistics.T, strict=True))
         constant, diverged = int(columns.pop("constant").sum()), int(columns.pop("diverged").sum())
         problems = {
             "constant frames have no structure": constant,
@@ -240,7 +247,7 @@ class Registration:
             columns,
             constant,
             diverged,
-            self._nonfinite,
+            nonfinite,
         )
 
 
@@ -279,17 +286,11 @@ def _default_batch(reader: FrameReader, n_workers: int) -> int:
 
 def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
     """Replace NaN and infinite pixels by the reference's, in place; their number outside the halo."""
-    if frames.dtype.kind != "f":
+    bad = find_nonfinite(frames)
+    if bad is None:
         return 0
-    bad = ~np.isfinite(frames)
     np.copyto(frames, reference, where=bad)
     return int(np.count_nonzero(bad[halo : len(bad) - halo]))
-
-
-def _options(options: Options | None, overrides: dict[str, Any]) -> Options:
-    if not isinstance(options, Options | None):
-        raise TypeError(f"options={options!r} is not of type Options")
-    return (options or Options()).replace(**overrides)
 
 
 def register(
@@ -345,7 +346,7 @@ def register(
     movie = np.asarray(movie)
     reader = ArrayReader(movie)
     registration = Registration(
-        reader, reference, executor, _options(options, overrides), n_workers=n_workers, batch=batch
+        reader, reference, executor, merge_options(options, overrides), n_workers=n_workers, batch=batch
     )
     writer = ArrayWriter(movie.shape, reader.dtype)
     flow_writer = ArrayWriter((reader.n_frames, reader.height, reader.width, 2), np.float32)
@@ -430,12 +431,13 @@ class FileRegistration:
         return summary
 
     def _write_statistics(self, summary: Summary) -> None:
-        pending = self.statistics_file.with_name(f".{self.statistics_file.stem}.{os.getpid()}.npz")
+        pending = PendingFile(self.statistics_file)
         try:
-            np.savez(pending, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
-            pending.replace(self.statistics_file)
+            with open(pending.path, "wb") as file:
+                np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
+            pending.commit()
         finally:
-            pending.unlink(missing_ok=True)
+            pending.discard()
 
 
 def register_file(
@@ -486,7 +488,7 @@ def register_file(
         executor,
         reference,
         flow_file,
-        _options(options, overrides),
+        merge_options(options, overrides),
         axes=axes,
         channels=channels,
         n_workers=n_workers,

@@ -108,6 +108,14 @@ def end_point_error(flow, truth, margin=0):
     return float(np.hypot(difference[..., 0], difference[..., 1]).mean())
 
 
+def cubic_weight(distance, a=-0.75):
+    """Cubic convolution kernel at one distance in samples, plainly."""
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
 def to_planes(image):
     """(H, W, C) or (H, W) as contiguous planes (C, H, W) float32."""
     image = np.asarray(image)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tolerances
 from scipy.ndimage import gaussian_filter
+from synthetic import cubic_weight
 
 from flowreg_gpu.cpu.pyramid import resize
 from flowreg_gpu.flow import plan_levels
@@ -38,13 +39,6 @@ def reflected(index, size):
     return index
 
 
-def cubic(distance, a=-0.75):
-    d = abs(distance)
-    if d <= 1:
-        return (a + 2) * d**3 - (a + 3) * d**2 + 1
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
-
-
 def naive_matrix(size, new_size, scale):
     """The formula of section 2, tap by tap: row i holds the weights of the input samples in output sample i."""
     sigma = 0.6 / scale if scale < 1 else 0.0
@@ -55,7 +49,7 @@ def naive_matrix(size, new_size, scale):
         x = (i + 0.5) / (new_size / size) - 0.5
         first = math.floor(x - 2) - radius
         for tap in range(first, first + 2 * radius + 4):
-            weight = sum(g * cubic(x - tap - m) for m, g in gauss.items())
+            weight = sum(g * cubic_weight(x - tap - m) for m, g in gauss.items())
             matrix[i, reflected(tap, size)] += weight
         matrix[i] /= matrix[i].sum()
     return matrix
@@ -104,7 +98,7 @@ def test_cubic_table(size, new_size):
     for i in range(new_size):
         x = (i + 0.5) / (new_size / size) - 0.5
         for tap in range(math.floor(x) - 1, math.floor(x) + 3):
-            expected[i, reflected(tap, size)] += cubic(x - tap)
+            expected[i, reflected(tap, size)] += cubic_weight(x - tap)
     table = cubic_table(size, new_size)
     found = np.zeros((new_size, size))
     np.add.at(found, (np.arange(new_size)[:, None], table.index), table.weight)

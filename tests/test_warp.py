@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tolerances
 from scipy.ndimage import map_coordinates
+from synthetic import cubic_weight
 
 import flowreg_gpu
 from flowreg_gpu.cpu.warp import warp, warp_frame
@@ -38,13 +39,6 @@ def targets(flow):
 def outside(y, x):
     height, width = y.shape
     return (x < 0) | (x >= width) | (y < 0) | (y >= height)
-
-
-def cubic_weight(distance, a=-0.75):
-    d = abs(distance)
-    if d <= 1:
-        return (a + 2) * d**3 - (a + 3) * d**2 + 1
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
 
 
 def naive_cubic(image, y, x):

@@ -17,13 +17,19 @@ __all__ = [
     "MultiprocessingExecutor",
     "SequentialExecutor",
     "ThreadingExecutor",
+    "best_executor",
     "create_executor",
     "gpu_status",
 ]
 
 
+def best_executor() -> str:
+    """Name of the executor that 'auto' stands for: the GPU where it is usable, else processes."""
+    return "gpu" if gpu_status().usable else "multiprocessing"
+
+
 def create_executor(executor: str | BaseExecutor, n_workers: int | None = None) -> BaseExecutor:
-    """Return an executor by name; 'auto' is the GPU where it is usable, else processes. An instance is returned as is.
+    """Return an executor by name, 'auto' being `best_executor`. An instance is returned as is.
 
     Raises
     ------
@@ -35,7 +41,7 @@ def create_executor(executor: str | BaseExecutor, n_workers: int | None = None) 
             raise ValueError(f"n_workers={n_workers} was given beside an executor that has {executor.n_workers}")
         return executor
     if executor == "auto":
-        executor = "gpu" if gpu_status().usable else "multiprocessing"
+        executor = best_executor()
     if executor not in EXECUTORS:
         raise ValueError(f"executor={executor!r} is not one of auto, {', '.join(EXECUTORS)}")
     kind: Any = EXECUTORS[executor]

@@ -17,7 +17,7 @@ from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
 from flowreg_gpu.options import Options, check_size, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights
 
-__all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job", "check_warpable"]
+__all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job", "check_warpable", "find_nonfinite"]
 
 Progress = Callable[[int], None]
 _Executor = TypeVar("_Executor", bound="BaseExecutor")
@@ -317,6 +317,14 @@ def check_warpable(dtype: np.dtype[Any], name: str) -> None:
         raise ValueError(f"{name} has dtype {dtype}, which is not supported, expected one of {allowed}")
 
 
+def find_nonfinite(frames: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where frames hold NaN or infinite pixels, which integers cannot; None where they hold none."""
+    if frames.dtype.kind != "f":
+        return None
+    bad: NDArray[np.bool_] = ~np.isfinite(frames)
+    return bad if bad.any() else None
+
+
 def _refuse_custom(function: Callable[..., Any] | None, name: str) -> None:
     module = getattr(function, "__module__", "") or ""
     if function is not None and not module.startswith("pyflowreg."):
@@ -357,6 +365,6 @@ def _without_nonfinite(
     """Copies in which NaN and infinite pixels are the reference's; the arrays themselves where there are none."""
     cleaned = []
     for frames, reference in ((batch, reference_raw), (batch_proc, reference_proc)):
-        bad = ~np.isfinite(frames) if frames.dtype.kind == "f" else np.zeros(1, bool)
-        cleaned.append(np.where(bad, reference, frames).astype(frames.dtype) if bad.any() else frames)
+        bad = find_nonfinite(frames)
+        cleaned.append(frames if bad is None else np.where(bad, reference, frames).astype(frames.dtype))
     return cleaned[0], cleaned[1]
