@@ -5,7 +5,7 @@ full-resolution pixels, and the registered frame is ``registered(y, x) = frame(y
 (H, W, 2) or (T, H, W, 2) with u first; inside, planes (2, H, W).
 
 The driver treats images and flows as opaque handles: it passes them from operation to operation and never looks
-inside, so that they may live on another device.
+inside, so that they may live on another device, and stand for a whole batch of frames there.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ class FlowEstimator:
         self._options = options
         self._reference = reference
         self._plan = plan_levels(height, width, options)
-        self._references = [operations.resize(reference, level.from_full) for level in self._plan.levels]
-        self._weights = [operations.resize(weight, level.from_full) for level in self._plan.levels]
+        self._size = (height, width)
+        self._references = self._pyramid(reference)
+        self._weights = self._pyramid(weight)
         self._aligner = None
         if options.cc_initialization:
             limit_y, limit_x = options.cc_hw if isinstance(options.cc_hw, tuple) else (options.cc_hw, options.cc_hw)
@@ -182,9 +183,16 @@ class FlowEstimator:
         aligned = operations.warp(moving, start, self._reference, unit, "linear")
         return operations.add(start, self._coarse_to_fine(aligned, operations.zero_flow(start)))
 
+    def _pyramid(self, image: Image) -> list[Image]:
+        """The image at every level; at full resolution it is the image itself, which the tables would only copy."""
+        return [
+            image if (level.height, level.width) == self._size else self._operations.resize(image, level.from_full)
+            for level in self._plan.levels
+        ]
+
     def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
         """All levels from coarse to fine, once, or once per stage of the graduated non-convexity."""
-        pyramid = [self._operations.resize(moving, level.from_full) for level in self._plan.levels]
+        pyramid = self._pyramid(moving)
         for beta in self._options.gnc_schedule or (1.0,):
             flow = self._descend(pyramid, flow, beta)
         return flow
@@ -196,15 +204,30 @@ class FlowEstimator:
             self._plan.levels, self._references, self._weights, pyramid, strict=True
         ):
             flow = operations.resize(flow, level.from_above)
-            relaxation = choose_relaxation(self._options, level.height, level.width, beta)
             smooth = min(level.height, level.width) > 5
             for _ in range(warps):
-                warped = operations.warp(moving, flow, reference, level.spacing, "cubic")
-                tensor = operations.motion_tensor(reference, warped, *level.spacing, self._options.const_assumption)
-                increment = operations.solve(tensor, weight, flow, level.alpha, level.spacing, relaxation)
+                increment = self._increment(level, reference, weight, moving, flow, beta)
                 if smooth and not graduated:
                     increment = operations.median5x5(increment)
                 flow = operations.add(flow, increment)
+                del increment
                 if smooth and graduated:
                     flow = operations.median5x5(flow)
         return flow if self._plan.to_full is None else operations.resize(flow, self._plan.to_full)
+
+    def _increment(self, level: Level, reference: Image, weight: Image, moving: Image, flow: Flow, beta: float) -> Flow:
+        """One warp and solve; no name holds the intermediate images, which are most of a device's memory."""
+        operations = self._operations
+        return operations.solve(
+            operations.motion_tensor(
+                reference,
+                operations.warp(moving, flow, reference, level.spacing, "cubic"),
+                *level.spacing,
+                self._options.const_assumption,
+            ),
+            weight,
+            flow,
+            level.alpha,
+            level.spacing,
+            choose_relaxation(self._options, level.height, level.width, beta),
+        )

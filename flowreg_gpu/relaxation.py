@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flowreg_gpu.options import Options
 
-__all__ = ["Relaxation", "choose_relaxation"]
+__all__ = ["Relaxation", "choose_relaxation", "robust_weight"]
 
 
 class Relaxation(NamedTuple):
@@ -52,3 +52,10 @@ def choose_relaxation(options: Options, height: int, width: int, beta: float = 1
         return Relaxation("block", *COARSE, *robust)
     stiffness = max(options.alpha_xy) * STIFFNESS[options.const_assumption]
     return Relaxation("block", *next(chosen for limit, chosen in FINE if stiffness <= limit), *robust)
+
+
+def robust_weight(a: float, beta: float) -> tuple[float, float, float]:
+    """Constant, factor and power of psi = constant + factor * (x + 1e-5)^power; a = 1 is quadratic, psi = 1."""
+    if a == 1:
+        return 1.0, 0.0, 0.0
+    return 1 - beta, beta * a, a - 1

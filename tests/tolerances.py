@@ -27,6 +27,9 @@ ENERGY_FINE = 0.002
 ENERGY_COARSE = 0.04
 # Float32 pixels reduced in float64.
 STATISTICS = 1e-6
+# The same sums on the device in another order and in one pass: at worst n times the rounding of 1e-16, n <= 1e5 values;
+# measured 5e-14, and 4e-13 for ten grey values on a background of 65 000.
+DEVICE_STATISTICS = 1e-11
 
 # --- rigid pre-alignment, pixels ---
 
@@ -37,6 +40,8 @@ SHIFT_DOWNSAMPLED = 0.3
 # Upstream's results on a real frame: it refines from another start and resolves wrapped peaks otherwise. One pixel
 # without refinement; with it measured 0.0 at full size, and 0.4 / 0.2 px at 64 x 64, whose pixels are 4 x 2 wide.
 SHIFT_UPSTREAM = {"shift_up1": 1.0, "shift_up10": 0.35, "shift_hw64_up10": 0.5}
+# CPU and device: the same sample of the same grid, rounded to float32; measured 0.
+SHIFT_DEVICE = 1e-6
 
 # --- flow, pixels ---
 
@@ -50,6 +55,9 @@ KNOWN_MOTION_FAST = 0.17
 KNOWN_MOTION_CENSUS = 0.2
 # Rigid shifts of fine grain: measured 0.016, and 0.05 where the pre-alignment leaves a fraction of a pixel.
 KNOWN_SHIFT = 0.06
+# Our CPU and GPU backends, should they not round alike (algorithm.md, section 8).
+BACKENDS_MEDIAN = 0.001
+BACKENDS_99TH = 0.03
 # Median difference to upstream's flow on real frames in `sor` mode. Two correct programs of this model differ by
 # 0.03-0.1 px there; upstream's remap, quantised to 1/32 px, alone moves the flow by 0.03 (alpha 4) and 0.08 (1.5).
 UPSTREAM_MEDIAN = 0.06

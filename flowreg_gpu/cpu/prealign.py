@@ -12,9 +12,10 @@ from flowreg_gpu.resampling import TapTable
 
 __all__ = ["Aligner", "phase_shift", "prepare_alignment"]
 
-# Components weaker than this (images scaled to 0-1) are noise of the arithmetic and keep their small magnitude,
-# the floor that scikit-image uses for single precision.
-_SPECTRUM_FLOOR = 100 * np.finfo(np.float32).eps
+# Components weaker than this (images scaled to 0-1) are noise of float32 images and keep their small magnitude, the
+# floor that scikit-image uses for single precision. The arithmetic from the spectra on is double whatever NumPy's
+# version, so that the GPU, whose transforms round otherwise, comes to the same decisions.
+_SPECTRUM_FLOOR = 100 * float(np.finfo(np.float32).eps)
 
 
 class Aligner(NamedTuple):
@@ -24,7 +25,7 @@ class Aligner(NamedTuple):
     tables: tuple[TapTable, TapTable]
     window: NDArray[np.float32]
     image: NDArray[np.float32]
-    spectrum: NDArray[np.complexfloating]
+    spectrum: NDArray[np.complex128]
     spacing: tuple[float, float]
     upsampling: int
 
@@ -40,13 +41,13 @@ def prepare_alignment(
     window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     image = _correlation_image(reference, weight, tables, window)
     spacing = (reference.shape[2] / width, reference.shape[1] / height)
-    return Aligner(weight, tables, window, image, np.fft.fft2(image), spacing, upsampling)
+    return Aligner(weight, tables, window, image, _spectrum(image), spacing, upsampling)
 
 
 def phase_shift(aligner: Aligner, moving: NDArray[np.float32]) -> NDArray[np.float32]:
     """Displacement (dx, dy) of planes against the reference, (2, 1, 1) float32, in full-resolution pixels."""
     image = _correlation_image(moving, aligner.weight, aligner.tables, aligner.window)
-    cross = np.fft.fft2(image) * aligner.spectrum.conj()
+    cross = _spectrum(image) * aligner.spectrum.conj()
     cross /= np.maximum(np.abs(cross), _SPECTRUM_FLOOR)
     correlation = np.fft.ifft2(cross).real
     peak_y, peak_x = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
@@ -64,10 +65,16 @@ def _correlation_image(
     window: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Weighted mean over the channels, resampled, without its mean, windowed: (h, w) float32."""
-    mean = np.tensordot(weight, planes, axes=1)[None].astype(np.float32, copy=False)
-    image = resize(mean, tables)[0]
+    mean = np.tensordot(weight.astype(np.float64), planes, axes=1).astype(np.float32)
+    image = resize(mean[None], tables)[0]
     centred: NDArray[np.float32] = (image - image.mean(dtype=np.float64).astype(np.float32)) * window
     return centred
+
+
+def _spectrum(image: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """Fourier transform in double precision."""
+    spectrum: NDArray[np.complex128] = np.fft.fft2(image.astype(np.float64))
+    return spectrum
 
 
 def _likeliest_shift(
@@ -86,7 +93,7 @@ def _likeliest_shift(
     return best
 
 
-def _refine(cross: NDArray[np.complexfloating], whole: tuple[float, float], upsampling: int) -> tuple[float, float]:
+def _refine(cross: NDArray[np.complex128], whole: tuple[float, float], upsampling: int) -> tuple[float, float]:
     """Peak of the correlation upsampled by `upsampling` within 3/4 pixel of the whole-pixel peak."""
     size = int(np.ceil(1.5 * upsampling))
     offsets = (np.arange(size) - size // 2) / upsampling

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled, inlined
-from flowreg_gpu.relaxation import Relaxation
+from flowreg_gpu.relaxation import Relaxation, robust_weight
 
 __all__ = ["solve"]
 
@@ -79,8 +79,8 @@ def solve(
         np.float32(relaxation.omega),
         relaxation.sweeps,
         relaxation.lag,
-        _robust_weight(relaxation.a_data, relaxation.beta),
-        _robust_weight(relaxation.a_smooth, relaxation.beta),
+        _single(robust_weight(relaxation.a_data, relaxation.beta)),
+        _single(robust_weight(relaxation.a_smooth, relaxation.beta)),
         ordered,
         increment,
     )
@@ -88,11 +88,8 @@ def solve(
     return np.ascontiguousarray(inner.swapaxes(-1, -2) if ordered else inner)
 
 
-def _robust_weight(a: float, beta: float) -> tuple[np.float32, np.float32, np.float32]:
-    """Constant, factor and power of psi = constant + factor * (x + 1e-5)^power; a = 1 is quadratic, psi = 1."""
-    if a == 1:
-        return np.float32(1), np.float32(0), np.float32(0)
-    return np.float32(1 - beta), np.float32(beta * a), np.float32(a - 1)
+def _single(psi: tuple[float, float, float]) -> tuple[np.float32, ...]:
+    return tuple(map(np.float32, psi))
 
 
 @compiled

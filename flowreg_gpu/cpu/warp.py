@@ -58,7 +58,8 @@ def warp_frame(
     if np.issubdtype(frame.dtype, np.integer):
         low, high = float(np.iinfo(frame.dtype).min), float(np.iinfo(frame.dtype).max)
         warped = np.empty(frame.shape, np.float32)
-        _warp(frame, flow, reference, _ONE, _ONE, _TAPS[interpolation], warped)
+        # numba would compute float32 times integer in float64, which the GPU does not
+        _warp(frame.astype(np.float32), flow, reference, _ONE, _ONE, _TAPS[interpolation], warped)
         _round_saturate(warped, np.float32(low), np.float32(high), out)
     else:
         _warp(frame, flow, reference, _ONE, _ONE, _TAPS[interpolation], out)
