@@ -1,0 +1,98 @@
+"""The operations of the flow model bound to a device: the backend that `flowreg_gpu.flow.FlowEstimator` takes.
+
+Images are buffers (n, C, h, w) and flows (n, 2, h, w), float32, of a whole batch; n is 1 for what all frames share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cuda import flow as planes_arithmetic
+from flowreg_gpu.cuda import median, motion_tensor, prealign, pyramid, solver, warp
+from flowreg_gpu.cuda.device import Buffer, Device
+from flowreg_gpu.relaxation import Relaxation
+from flowreg_gpu.resampling import TapTable
+
+__all__ = ["CudaOperations"]
+
+Tables = tuple[TapTable, TapTable]
+
+
+class CudaOperations:
+    """See `flowreg_gpu.flow.Operations`.
+
+    Parameters
+    ----------
+    device : Device
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        # by identity; the host's table is kept, so that no other can get its number
+        self._tables: dict[int, tuple[TapTable, pyramid.DeviceTable]] = {}
+
+    def _table(self, table: TapTable) -> pyramid.DeviceTable:
+        if id(table) not in self._tables:
+            self._tables[id(table)] = (table, pyramid.upload_table(self.device, table))
+        return self._tables[id(table)][1]
+
+    def resize(self, planes: Buffer, tables: Tables) -> Buffer:
+        """Filter planes along rows and columns with tap tables."""
+        rows, columns = map(self._table, tables)
+        return pyramid.resize(self.device, planes, rows, columns)
+
+    def smooth(self, planes: Buffer, tables: Sequence[Tables]) -> Buffer:
+        """Filter every channel with its own tables, which keep the size."""
+        return pyramid.smooth(
+            self.device, planes, [(self._table(rows), self._table(columns)) for rows, columns in tables]
+        )
+
+    def warp(
+        self, moving: Buffer, flow: Buffer, reference: Buffer, spacing: tuple[float, float], interpolation: str
+    ) -> Buffer:
+        """Warp planes backwards; what lies outside comes from the reference."""
+        return warp.warp(self.device, moving, flow, reference, spacing, interpolation)
+
+    def motion_tensor(self, reference: Buffer, moving: Buffer, hx: float, hy: float, const_assumption: str) -> Buffer:
+        """Motion tensor (n, C, 6, h, w)."""
+        return motion_tensor.motion_tensor(self.device, reference, moving, hx, hy, const_assumption)
+
+    def solve(
+        self,
+        tensor: Buffer,
+        weight: Buffer,
+        flow: Buffer,
+        alpha: tuple[float, float],
+        spacing: tuple[float, float],
+        relaxation: Relaxation,
+    ) -> Buffer:
+        """Increment of the flow on one level."""
+        return solver.solve(self.device, tensor, weight, flow, alpha, spacing, relaxation)
+
+    def median5x5(self, planes: Buffer) -> Buffer:
+        """5x5 median with mirror boundary."""
+        return median.median5x5(self.device, planes)
+
+    def add(self, planes: Buffer, increment: Buffer) -> Buffer:
+        """Sum of two sets of planes; the second may be (n, 2, 1, 1)."""
+        return planes_arithmetic.add(self.device, planes, increment)
+
+    def zero_flow(self, planes: Buffer) -> Buffer:
+        """Zero flow of the number and size of the planes."""
+        frames, _, height, width = planes.shape
+        return planes_arithmetic.constant_planes(self.device, (frames, 2, height, width), 0.0)
+
+    def prepare_alignment(
+        self, reference: Buffer, weight: NDArray[np.float32], tables: Tables, upsampling: int
+    ) -> prealign.Aligner:
+        """What the rigid alignments of all frames to this reference share."""
+        return prealign.prepare_alignment(
+            self.device, reference, weight, lambda image: self.resize(image, tables), upsampling
+        )
+
+    def phase_shift(self, aligner: prealign.Aligner, moving: Buffer) -> Buffer:
+        """Rigid displacements (n, 2, 1, 1), to be added to a flow."""
+        return prealign.phase_shift(self.device, aligner, moving)

@@ -1,0 +1,26 @@
+#pragma once
+// What all kernels share: shared memory, index arithmetic and boundary rules.
+//
+// Conventions of this folder
+// - Images lie in planes, [frame][channel][y][x], x fastest, float32. A flow has the channels u (along x) and v (along
+//   y), in full-resolution pixels. Raw frames are as in the file, [frame][y][x][channel].
+// - One launch does a batch: the frame is blockIdx.z. Each argument that has frames comes with its stride, the number of
+//   elements from one frame to the next; it is 0 where all frames share one (the reference, a start flow).
+// - A pixel belongs to the thread (x, y) = (blockIdx.x * blockDim.x + threadIdx.x, likewise y) unless a kernel says otherwise.
+// - Strides and offsets are long long: a batch may have more than 2^31 elements.
+// - Shared memory is dynamic throughout and has one name, so that its size is the launcher's and an emulator can watch it.
+
+extern __shared__ double shared_memory[];
+
+// Column and row of this thread's pixel.
+__device__ __forceinline__ int pixel_x() { return blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int pixel_y() { return blockIdx.y * blockDim.y + threadIdx.y; }
+
+// Replicated border, which is also the half-sample symmetric one for a distance of one pixel: 0 0 | 0 1 2.
+__device__ __forceinline__ int clamped(int index, int size) { return min(max(index, 0), size - 1); }
+
+// Whole-sample symmetric border, for distances below the size: 2 1 | 0 1 2.
+__device__ __forceinline__ int mirrored(int index, int size) {
+  index = abs(index);
+  return index < size ? index : 2 * size - 2 - index;
+}
