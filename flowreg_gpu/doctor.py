@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import flowreg_gpu
+from flowreg_gpu.cuda.device import device_facts
 from flowreg_gpu.executors import best_executor, gpu_status
 from flowreg_gpu.executors.frame_pool import default_workers
 
@@ -17,14 +18,13 @@ __all__ = ["report"]
 
 def report() -> str:
     """A table of one fact per line."""
-    gpu = gpu_status()
     facts = {
         "flowreg_gpu": flowreg_gpu.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "CPU": f"{default_workers()} of {os.cpu_count()} cores usable",
         "memory": _memory(),
         "shared memory": _shared_memory(),
-        "GPU": f"{'usable' if gpu.usable else 'not used'}: {gpu.reason}",
+        **_gpu(),
         "NVIDIA driver": _driver(),
         "CuPy": _version("cupy-cuda13x", "cupy-cuda12x", "cupy"),
         "numpy": _version("numpy"),
@@ -37,6 +37,19 @@ def report() -> str:
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def _gpu() -> dict[str, str]:
+    """Facts of the first GPU, or why it is not used."""
+    usable, reason = gpu_status()
+    if not usable:
+        return {"GPU": f"not used: {reason}"}
+    facts = device_facts()
+    return {
+        "GPU": f"usable: {reason}",
+        "GPU memory": f"{facts.free_memory / 2**30:.1f} of {facts.total_memory / 2**30:.1f} GiB free",
+        "CUDA": f"{facts.driver} of the driver, {facts.runtime} of CuPy {facts.cupy}, {facts.nvrtc} of NVRTC",
+    }
 
 
 def _version(*packages: str) -> str:
@@ -65,4 +78,4 @@ def _shared_memory() -> str:
 
 def _driver() -> str:
     version = Path("/proc/driver/nvidia/version")
-    return version.read_text().splitlines()[0] if version.exists() else "not found"
+    return version.read_text().splitlines()[0] if version.exists() else "not found in /proc"

@@ -141,7 +141,8 @@ def build_reference(
     total = np.zeros((height, width, channels))
     for begin in range(0, n_frames, batch):
         end = min(begin + batch, n_frames)
-        result = executor.register_batch(read_window(selection, begin, end, raw.halo), start, progress=progress)
+        window = read_window(selection, begin, end, raw.halo)
+        result = executor.register_batch(window, start, progress=progress, keep_flow=False)
         for registered in result.registered:  # one by one, so that the sum does not depend on the batch
             total += registered
     return (total / n_frames).astype(np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.executors import BaseExecutor, create_executor
-from flowreg_gpu.executors.base import BatchResult, Job, find_nonfinite
+from flowreg_gpu.executors.base import BatchResult, FlowMean, Job, find_nonfinite
 from flowreg_gpu.executors.frame_task import STATISTICS
 from flowreg_gpu.io import (
     ArrayReader,
@@ -38,7 +38,6 @@ __all__ = ["FileRegistration", "Registration", "Summary", "register", "register_
 
 # w_init: flows averaged for the first start flow, and at the end of a window of `buffer_size` frames
 FIRST_FLOWS, LAST_FLOWS = 22, 20
-BATCH_BYTES = 2**28
 
 #: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
 StageProgress = Callable[[str, int, int], None]
@@ -141,7 +140,7 @@ class Registration:
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
-        self.batch = batch or _default_batch(reader, self.executor.n_workers)
+        self.batch = batch or _default_batch(reader, self.executor)
 
     def run(
         self,
@@ -193,39 +192,60 @@ class Registration:
         n_frames, height, width, _ = self.reader.shape
         window = self.options.buffer_size
         first = min(FIRST_FLOWS, window, n_frames)
-        mean = _MeanFlow(first)
+        mean = FlowMean()
         zero = np.zeros((2, height, width), np.float32)
-        for _, _, result in self._batches(job, 0, first, zero, _Counter(report, "start", first)):
-            mean.add(result.flow)
+        for _ in self._batches(job, range(first), zero, mean, first, False, _Counter(report, "start", first)):
+            pass  # the mean is what is wanted
         start = mean.planes()
         count = _Counter(report, "frames", n_frames)
         statistics, nonfinite = [], 0
         for begin in range(0, n_frames, window):
-            end = min(begin + window, n_frames)
-            mean = _MeanFlow(min(LAST_FLOWS, end - begin))
-            for frame, replaced, result in self._batches(job, begin, end, start, count):
+            frames = range(begin, min(begin + window, n_frames))
+            mean = FlowMean()
+            keep_flow = flow_writer is not None
+            for replaced, result in self._batches(job, frames, start, mean, LAST_FLOWS, keep_flow, count):
                 if writer is not None:
                     writer.write(result.registered)
                 if flow_writer is not None:
+                    assert result.flow is not None
                     flow_writer.write(result.flow)
                 statistics.append(result.statistics.copy())
                 nonfinite += replaced
-                mean.add(result.flow[max(0, end - mean.count - frame) :])
             if self.options.update_initialization_w:
                 start = mean.planes()
         return np.concatenate(statistics), nonfinite
 
     def _batches(
-        self, job: Job, begin: int, end: int, start: NDArray[np.float32], count: _Counter
-    ) -> Iterator[tuple[int, int, BatchResult]]:
-        """Register frames begin to end; yield the first frame, pixels replaced and result batch by batch."""
+        self,
+        job: Job,
+        frames: range,
+        start: NDArray[np.float32],
+        mean: FlowMean,
+        averaged: int,
+        keep_flow: bool,
+        count: _Counter,
+    ) -> Iterator[tuple[int, BatchResult]]:
+        """Register frames, adding the flows of the last `averaged` ones to `mean`; yield batch by batch.
+
+        A batch is the number of NaN or infinite pixels that were replaced, and the result.
+        """
         assert job.preprocessing is not None
         halo = job.preprocessing.halo
-        for first in range(begin, end, self.batch):
-            stop = min(first + self.batch, end)
-            frames = read_window(self.reader, first, stop, halo)
-            replaced = _replace_nonfinite(frames, job.reference, halo)
-            yield first, replaced, self.executor.register_batch(frames, start, progress=count)
+        for first in frames[:: self.batch]:
+            stop = min(first + self.batch, frames.stop)
+            batch = read_window(self.reader, first, stop, halo)
+            replaced = _replace_nonfinite(batch, job.reference, halo)
+            yield (
+                replaced,
+                self.executor.register_batch(
+                    batch,
+                    start,
+                    progress=count,
+                    keep_flow=keep_flow,
+                    mean=mean,
+                    averaged=min(max(stop - (frames.stop - averaged), 0), stop - first),
+                ),
+            )
 
     def _summary(
         self, reference: NDArray[np.float32], statistics: NDArray[np.float64], nonfinite: int, seconds: float
@@ -262,26 +282,10 @@ class _Counter:
         self._report(self._stage, self._finished, self._total)
 
 
-class _MeanFlow:
-    """Mean of `count` flows, added frame by frame in float64, so that the batch does not matter."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._total: NDArray[np.float64] | None = None
-
-    def add(self, flows: NDArray[np.float32]) -> None:
-        for flow in flows:
-            self._total = flow.astype(np.float64) if self._total is None else self._total + flow
-
-    def planes(self) -> NDArray[np.float32]:
-        assert self._total is not None
-        return np.ascontiguousarray((self._total / self.count).transpose(2, 0, 1), np.float32)
-
-
-def _default_batch(reader: FrameReader, n_workers: int) -> int:
-    """Frames whose input, output and flow take BATCH_BYTES, but enough of them to keep every worker busy."""
+def _default_batch(reader: FrameReader, executor: BaseExecutor) -> int:
+    """Frames whose input, output and flow take the executor's bytes, but enough of them to keep every worker busy."""
     frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
-    return int(np.clip(BATCH_BYTES // frame, 2 * n_workers, 1024))
+    return int(np.clip(executor.batch_bytes // frame, 2 * executor.n_workers, 1024))
 
 
 def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:

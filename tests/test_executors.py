@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from emulation import EmulatedDevice
 from recordings import LEVELS, end_point_error, recording
 
 import flowreg_gpu as fg
@@ -20,6 +21,7 @@ from flowreg_gpu.preprocess import channel_weights
 
 SHM = pathlib.Path("/dev/shm")
 NAMES = ("sequential", "threading", "multiprocessing", "gpu")
+REAL_DEVICE = [pytest.param("cuda", marks=pytest.mark.gpu)] if gpu_status().usable else []
 NO_GPU = r"executor='gpu' cannot be used \(.+\); using 'multiprocessing'"
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 
@@ -32,11 +34,15 @@ def gpu_warning():
 
 
 def make(name, n_workers=2):
+    if name == "emulated":  # in parts of two frames, so that every batch has several
+        return fg.GPUExecutor(n_workers, device=EmulatedDevice(), batch=2, fallback=False)
+    if name == "cuda":
+        return fg.GPUExecutor(n_workers, batch=2, fallback=False)
     with gpu_warning() if name == "gpu" else contextlib.nullcontext():
         return create_executor(name, n_workers)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[*NAMES, "emulated", *REAL_DEVICE])
 def executor(request):
     """Each executor, one instance for all tests of this module, as one serves many batches of a recording."""
     with make(request.param) as running:

@@ -40,11 +40,11 @@ class RecordingExecutor(fg.SequentialExecutor):
         super().start_recording(job)
         self.jobs.append(job)
 
-    def register_batch(self, frames, start, planes=None, progress=None):
+    def register_batch(self, frames, start, planes=None, progress=None, **wanted):
         if len(self.starts) == self.fail_at:
             raise InterruptedError("the plug was pulled")
         self.starts.append(start.copy())
-        result = super().register_batch(frames, start, planes, progress)
+        result = super().register_batch(frames, start, planes, progress, **wanted)
         self.flows.append(result.flow.copy())
         return result
 
@@ -213,8 +213,8 @@ def test_first_start_is_the_mean_of_the_first_flows():
 class RecordingExecutorFromZero(fg.SequentialExecutor):
     """Starts every frame from zero, whatever it is told."""
 
-    def register_batch(self, frames, start, planes=None, progress=None):
-        return super().register_batch(frames, np.zeros_like(start), planes, progress)
+    def register_batch(self, frames, start, planes=None, progress=None, **wanted):
+        return super().register_batch(frames, np.zeros_like(start), planes, progress, **wanted)
 
 
 @pytest.mark.parametrize(("n_frames", "buffer_size", "first"), [(6, 400, 6), (9, 4, 4), (30, 25, 22)])

@@ -17,7 +17,17 @@ from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
 from flowreg_gpu.options import Options, check_size, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights
 
-__all__ = ["EXECUTORS", "BaseExecutor", "BatchResult", "CPUExecutor", "Job", "check_warpable", "find_nonfinite"]
+__all__ = [
+    "EXECUTORS",
+    "BaseExecutor",
+    "BatchResult",
+    "CPUExecutor",
+    "FlowMean",
+    "Job",
+    "LocalExecutor",
+    "check_warpable",
+    "find_nonfinite",
+]
 
 Progress = Callable[[int], None]
 _Executor = TypeVar("_Executor", bound="BaseExecutor")
@@ -56,13 +66,32 @@ class Job:
 class BatchResult(NamedTuple):
     """Result of a batch; the arrays are valid until the executor's next batch.
 
-    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels, `statistics`
-    (n, 8) float64 has the columns `STATISTICS`.
+    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
+    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
     """
 
     registered: NDArray[Any]
-    flow: NDArray[np.float32]
+    flow: NDArray[np.float32] | None
     statistics: NDArray[np.float64]
+
+
+class FlowMean:
+    """Mean of the flows that batches hand in, summed frame by frame in float64, so that the batch does not matter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: NDArray[np.float64] | None = None
+
+    def add(self, flows: NDArray[np.float32]) -> None:
+        """Add flows (n, H, W, 2)."""
+        for flow in np.moveaxis(flows, -1, 1):
+            self.total = flow.astype(np.float64) if self.total is None else self.total + flow
+        self.count += len(flows)
+
+    def planes(self) -> NDArray[np.float32]:
+        """Mean (2, H, W)."""
+        assert self.total is not None
+        return (self.total / self.count).astype(np.float32)
 
 
 class BaseExecutor(abc.ABC):
@@ -83,6 +112,8 @@ class BaseExecutor(abc.ABC):
     parallel: ClassVar[bool] = False
     description: ClassVar[str] = ""
     features: ClassVar[tuple[str, ...]] = ()
+    #: Bytes of frames, registered frames and flows that a batch of a recording holds unless the caller says otherwise.
+    batch_bytes: int = 2**28
 
     def __init__(self, n_workers: int | None = None) -> None:
         self.n_workers = default_workers() if n_workers is None else positive_integer("n_workers", n_workers)
@@ -134,6 +165,10 @@ class BaseExecutor(abc.ABC):
         start: NDArray[np.float32],
         planes: NDArray[np.float32] | None = None,
         progress: Progress | None = None,
+        *,
+        keep_flow: bool = True,
+        mean: FlowMean | None = None,
+        averaged: int = 0,
     ) -> BatchResult:
         """Register one batch of the recording begun with `start_recording`.
 
@@ -147,6 +182,10 @@ class BaseExecutor(abc.ABC):
             Preprocessed frames, where the job has no preprocessing.
         progress : callable or None
             Called with the number of newly finished frames, also while the batch runs.
+        keep_flow : bool
+            False lets the executor leave out the flow of its result.
+        mean, averaged : FlowMean or None, int
+            Where to add the flows of the last `averaged` frames.
         """
 
     def process_batch(
@@ -213,6 +252,7 @@ class BaseExecutor(abc.ABC):
             Job(options, np.float32(reference_raw), _planes(reference_proc), None, weight, mean_weight)
         )
         result = self.register_batch(batch, _planes(w_init), _planes(batch_proc), progress_callback)
+        assert result.flow is not None  # it is kept
         return result.registered.copy(), result.flow.copy()
 
 
@@ -254,6 +294,10 @@ class CPUExecutor(BaseExecutor):
         start: NDArray[np.float32],
         planes: NDArray[np.float32] | None = None,
         progress: Progress | None = None,
+        *,
+        keep_flow: bool = True,
+        mean: FlowMean | None = None,
+        averaged: int = 0,
     ) -> BatchResult:
         """Register one batch; see `BaseExecutor.register_batch`."""
         if self._task is None:
@@ -272,6 +316,9 @@ class CPUExecutor(BaseExecutor):
             self._allocate("statistics", (count, len(STATISTICS)), np.float64),
         )
         self._run(self._task, range(count), progress)
+        if mean is not None:
+            assert result.flow is not None
+            mean.add(result.flow[count - averaged :])
         return result
 
 

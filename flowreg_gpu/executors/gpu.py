@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.executors.base import BaseExecutor, BatchResult, Job, Progress
+from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError, device_facts
+from flowreg_gpu.executors.base import BaseExecutor, BatchResult, FlowMean, Job, Progress
+from flowreg_gpu.executors.device_stream import DeviceStream, HostBatch
 from flowreg_gpu.executors.multiprocessing import MultiprocessingExecutor
+from flowreg_gpu.options import positive_integer
 
 __all__ = ["GPUExecutor", "GPUStatus", "gpu_status"]
 
@@ -21,53 +25,135 @@ class GPUStatus(NamedTuple):
     reason: str
 
 
-def gpu_status() -> GPUStatus:
+def gpu_status(device: int = 0) -> GPUStatus:
     """Say whether a GPU would be used, and why or why not."""
-    return GPUStatus(False, "this version of flowreg_gpu has no CUDA kernels yet")
+    try:
+        facts = device_facts(device)
+    except DeviceError as error:
+        return GPUStatus(False, str(error))
+    return GPUStatus(True, f"{facts.name}, compute capability {facts.capability[0]}.{facts.capability[1]}")
 
 
 class GPUExecutor(BaseExecutor):
-    """Registers batches on a GPU; without a usable one it says so once and uses worker processes.
+    """Registers batches in a GPU's memory; without a usable GPU it says so once and uses worker processes.
+
+    Raw frames go to the device once, in the file's integers, and registered frames come back; upload, computation
+    and download overlap. Where memory runs out, the device's batch is halved. After a fault of the device the rest
+    of the frames is registered by worker processes. A script that may have to fall back must start its work under
+    ``if __name__ == "__main__":``.
 
     Parameters
     ----------
     n_workers : int or None
         Number of worker processes of the fallback.
+    device : int or Device
+        Number of the GPU, as CUDA counts them.
+    batch : int or None
+        Frames on the device at a time; None chooses by its free memory. Never changes the result.
     fallback : bool
         False raises RuntimeError instead of falling back.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `n_workers` or `batch` below 1 or no integer.
+    RuntimeError
+        No usable GPU and `fallback` False.
     """
 
     name = "gpu"
     parallel = True
-    description = "Fallback: processes with shared memory"
+    description = "Batches in the memory of an NVIDIA GPU"
+    features = ("cuda", "batched", "overlapped-transfers")
+    batch_bytes = 2**30
 
-    def __init__(self, n_workers: int | None = None, *, fallback: bool = True) -> None:
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        *,
+        device: int | Device = 0,
+        batch: int | None = None,
+        fallback: bool = True,
+    ) -> None:
         super().__init__(n_workers)
-        usable, reason = gpu_status()
-        if not usable:
-            if not fallback:
-                raise RuntimeError(f"executor='gpu' cannot be used: {reason}")
-            warnings.warn(
-                f"executor='gpu' cannot be used ({reason}); using 'multiprocessing'", RuntimeWarning, stacklevel=2
-            )
-        self._fallback = MultiprocessingExecutor(n_workers)
+        self._batch = None if batch is None else positive_integer("batch", batch)
+        self._may_fall_back = fallback
+        self._index: int | None = device if isinstance(device, int) else None
+        self._device: Device | None = None if isinstance(device, int) else device
+        self._stream: DeviceStream | None = None
+        self._job: Job | None = None
+        self._fallback: MultiprocessingExecutor | None = None
+        self._registered = 0  # frames, on the device
+        if self._index is not None:
+            usable, reason = gpu_status(self._index)
+            if not usable:
+                self._fall_back(DeviceError(reason), stacklevel=3)
+
+    def _fall_back(self, error: DeviceError, stacklevel: int = 4) -> None:
+        """Warn, and have the CPU do the work from now on; RuntimeError where that is not wanted."""
+        if not self._may_fall_back:
+            raise RuntimeError(f"executor='gpu' cannot be used: {error}") from error
+        rest = f"after {self._registered} frames, going on with" if self._registered else "using"
+        warnings.warn(
+            f"executor='gpu' cannot be used ({error}); {rest} 'multiprocessing'", RuntimeWarning, stacklevel=stacklevel
+        )
+        self._stream = None
+        self._fallback = MultiprocessingExecutor(self.n_workers)
+        self.batch_bytes = self._fallback.batch_bytes
 
     @property
     def backend(self) -> str:
-        """Name of the executor that does the work."""
-        return self._fallback.backend
+        """Name of the executor that does the work, of both where the device failed on the way."""
+        if self._fallback is None:
+            return self.name
+        return f"{self.name}, then {self._fallback.backend}" if self._registered else self._fallback.backend
+
+    def get_info(self) -> dict[str, Any]:
+        """What `BaseExecutor.get_info` says, with the device, or the executor in its place."""
+        info = super().get_info()
+        if self._fallback is None:
+            info["description"] += f" in reserve for {self._ready_device().name}"
+        else:
+            info["description"] = f"No usable GPU. {self._fallback.get_info()['description']}"
+        return info
+
+    def _ready_device(self) -> Device:
+        if self._device is None:
+            assert self._index is not None
+            self._device = CudaDevice(self._index)
+        return self._device
 
     def setup(self) -> None:
-        """Start the workers of the fallback."""
-        self._fallback.setup()
+        """Take the device, or start the workers of the fallback."""
+        if self._fallback is None:
+            try:
+                self._ready_device()
+            except DeviceError as error:
+                self._fall_back(error)
+        if self._fallback is not None:
+            self._fallback.setup()
 
     def cleanup(self) -> None:
-        """Stop the workers of the fallback and unlink its shared memory."""
-        self._fallback.cleanup()
+        """Give the device's memory back, or stop the workers of the fallback and unlink its shared memory."""
+        self._stream = self._job = None
+        if self._fallback is not None:
+            self._fallback.cleanup()
+        elif self._device is not None:
+            with contextlib.suppress(DeviceError):
+                self._device.release_memory()
 
     def start_recording(self, job: Job) -> None:
         """Take what all following batches share."""
-        self._fallback.start_recording(job)
+        self._job = job
+        if self._fallback is None:
+            try:
+                if self._stream is None:
+                    self._stream = DeviceStream(self._ready_device(), self._batch)
+                self._stream.start_recording(job)
+            except DeviceError as error:
+                self._fall_back(error)
+        if self._fallback is not None:
+            self._fallback.start_recording(job)
 
     def register_batch(
         self,
@@ -75,9 +161,67 @@ class GPUExecutor(BaseExecutor):
         start: NDArray[np.float32],
         planes: NDArray[np.float32] | None = None,
         progress: Progress | None = None,
+        *,
+        keep_flow: bool = True,
+        mean: FlowMean | None = None,
+        averaged: int = 0,
     ) -> BatchResult:
         """Register one batch; see `BaseExecutor.register_batch`."""
-        return self._fallback.register_batch(frames, start, planes, progress)
+        if self._job is None:
+            raise RuntimeError("register_batch was called before start_recording")
+        if (planes is None) == (self._job.preprocessing is None):
+            raise ValueError("a batch needs either the job's preprocessing or planes of its own")
+        if self._fallback is not None:
+            return self._fallback.register_batch(
+                frames, start, planes, progress, keep_flow=keep_flow, mean=mean, averaged=averaged
+            )
+        assert self._stream is not None
+        halo = 0 if self._job.preprocessing is None else self._job.preprocessing.halo
+        batch = HostBatch(frames, start, planes, progress, keep_flow, mean, averaged, halo)
+        if planes is not None and len(planes) != batch.count:
+            raise ValueError(f"planes hold {len(planes)} frames, expected {batch.count}")
+        try:
+            result = self._stream.run(batch)
+            self._registered += batch.count
+            return result
+        except DeviceError as error:
+            self._registered += batch.finished
+            self._fall_back(error)
+            return self._finish(batch)
+
+    def _finish(self, batch: HostBatch) -> BatchResult:
+        """Register what a device left undone, and again what it did not hand in for the mean flow."""
+        assert self._fallback is not None
+        assert self._job is not None
+        first = min(batch.finished, batch.count - batch.averaged)
+        again = batch.finished - first
+
+        def progress(finished: int) -> None:
+            nonlocal again
+            known = min(again, finished)
+            again -= known
+            if batch.progress is not None and finished > known:
+                batch.progress(finished - known)
+
+        self._fallback.start_recording(self._job)
+        rest = self._fallback.register_batch(
+            batch.frames[first:],
+            batch.start,
+            None if batch.planes is None else batch.planes[first:],
+            progress,
+            keep_flow=batch.keep_flow,
+            mean=batch.mean,
+            averaged=batch.averaged,
+        )
+        if first == 0:
+            return rest
+        assert batch.result is not None
+        registered, flow, statistics = batch.result
+        return BatchResult(
+            np.concatenate([registered[:first], rest.registered]),
+            None if flow is None or rest.flow is None else np.concatenate([flow[:first], rest.flow]),
+            np.concatenate([statistics[:first], rest.statistics]),
+        )
 
 
 GPUExecutor.register()

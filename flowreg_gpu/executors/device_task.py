@@ -1,0 +1,114 @@
+"""What is done with a batch of frames on a device: preprocess, flow, warp, statistics (the twin of frame_task.py)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flowreg_gpu.cuda.device import Buffer, Device
+from flowreg_gpu.cuda.launch import upload
+from flowreg_gpu.cuda.operations import CudaOperations
+from flowreg_gpu.cuda.preprocess import normalize, upload_settings
+from flowreg_gpu.cuda.statistics import describe_flow, describe_frames, prepare_reference
+from flowreg_gpu.cuda.warp import warp_frames
+from flowreg_gpu.executors.base import Job
+from flowreg_gpu.executors.frame_task import STATISTICS
+from flowreg_gpu.flow import FlowEstimator, plan_levels
+from flowreg_gpu.options import Options
+from flowreg_gpu.preprocess import Preprocessing
+
+__all__ = ["DeviceResult", "DeviceTask", "frame_bytes"]
+
+
+class DeviceResult(NamedTuple):
+    """Results of a batch on the device: (n, H, W, C) in the frames' dtype, (n, 2, H, W) float32, (n, 8) float64."""
+
+    registered: Buffer
+    flow: Buffer
+    statistics: Buffer
+
+
+class DeviceTask:
+    """Register batches to one reference on a device; what all batches share is uploaded and computed here, once.
+
+    Parameters
+    ----------
+    device : Device
+    job : Job
+    """
+
+    def __init__(self, device: Device, job: Job) -> None:
+        self._device, self._job = device, job
+        self._operations = CudaOperations(device)
+        self._settings = None if job.preprocessing is None else upload_settings(device, job.preprocessing)
+        self._reference = upload(device, np.ascontiguousarray(job.reference, np.float32))
+        self._reference_sums = prepare_reference(device, self._reference)
+        height, width, _ = job.reference.shape
+        self._estimator = FlowEstimator(
+            self._operations,
+            self._reference_planes(),
+            upload(device, np.ascontiguousarray(job.weight[None], np.float32)),
+            job.mean_weight,
+            height,
+            width,
+            job.options,
+        )
+
+    def _reference_planes(self) -> Buffer:
+        """(1, C, H, W), given with the job or preprocessed here."""
+        if self._job.reference_planes is not None:
+            return upload(self._device, np.ascontiguousarray(self._job.reference_planes[None], np.float32))
+        if self._job.preprocessing is None:
+            raise ValueError("the job has neither reference_planes nor preprocessing")
+        raw = upload(self._device, np.ascontiguousarray(self._job.reference[None], np.float32))
+        preprocessing = self._job.preprocessing.without_time()
+        return self._preprocess(raw, preprocessing, upload_settings(self._device, preprocessing))
+
+    def _preprocess(self, frames: Buffer, preprocessing: Preprocessing, settings: Any) -> Buffer:
+        """Planes (n, C, H, W) of raw frames (n + 2 halo, H, W, C)."""
+        return self._operations.smooth(normalize(self._device, frames, settings), preprocessing.spatial)
+
+    def run(self, frames: Buffer, start: Buffer, planes: Buffer | None = None) -> DeviceResult:
+        """Queue the registration of raw frames (n + 2 halo, H, W, C) from a start flow (1, 2, H, W).
+
+        `planes` (n, C, H, W) are the preprocessed frames, where the job has no preprocessing.
+        """
+        device, preprocessing = self._device, self._job.preprocessing
+        if preprocessing is not None:
+            planes = self._preprocess(frames, preprocessing, self._settings)
+            frames = frames[preprocessing.halo : frames.shape[0] - preprocessing.halo]
+        statistics = device.empty((frames.shape[0], len(STATISTICS)), np.float64)
+        describe_frames(device, frames, self._reference, self._reference_sums, statistics, "correlation_before")
+        flow = self._estimator.flow(planes, start)
+        describe_flow(device, flow, statistics)  # constant frames and flows that are not finite: zero
+        registered = warp_frames(device, frames, flow, self._reference, self._job.options.interpolation_method)
+        describe_frames(device, registered, self._reference, self._reference_sums, statistics, "correlation_after")
+        return DeviceResult(registered, flow, statistics)
+
+
+def frame_bytes(
+    height: int, width: int, channels: int, itemsize: int, options: Options, *, own_planes: bool = False
+) -> int:
+    """Largest device memory that each frame of a batch takes while batches follow each other, in bytes.
+
+    Beside staging (two slots of raw frames, and the results of the batch before on their way to the host), it is
+    largest while the finest level is solved, with the preprocessed frame, its pyramid, and the solver's flow, tensor,
+    coefficients and increment; where that level is coarse, while frames are filtered or results made. `own_planes`
+    says that the preprocessed frames are uploaded too.
+    """
+    pixels, float32 = height * width, 4
+    areas = [level.height * level.width for level in plan_levels(height, width, options).levels]
+    raw, planes, flow = channels * itemsize, float32 * channels, 2 * float32
+    staging = 3 * raw + flow + (2 * planes if own_planes else 0)
+    held = 0 if own_planes else planes
+    if options.cc_initialization:
+        held += planes + 2 * flow  # aligned frame, rigid flow, zero flow
+    if options.gnc_schedule is not None:
+        held += flow  # of the stage before
+    pyramid = planes * sum(area for area in areas if area != pixels)
+    solver = (flow + 6 * planes + 5 * float32 + flow + float32 * (options.a_smooth < 1)) * areas[-1]
+    solving = held * pixels + pyramid + solver
+    filtering = 0 if own_planes else (2 * planes + float32) * pixels
+    finishing = (flow + raw + max(flow, planes)) * pixels
+    return staging * pixels + max(solving, filtering, finishing)
