@@ -91,6 +91,9 @@ def _add_register(commands: Any) -> None:
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
     parser.add_argument("--channels", type=int, metavar="N", help="channels of an interleaved stack")
     parser.add_argument("--batch", type=int, metavar="N", help="frames in memory at a time; never changes the result")
+    parser.add_argument(
+        "--verify", type=int, default=0, metavar="N", help="register N spread frames on the CPU too, and compare"
+    )
     _add_execution(parser)
     model = parser.add_argument_group("flow model", "Names, meaning and defaults are those of flowreg_gpu.Options.")
     model.add_argument("--options", metavar="FILE", help="TOML or JSON file of options; the ones below override it")
@@ -176,6 +179,7 @@ def _register(chosen: argparse.Namespace) -> int:
             channels=chosen.channels,
             n_workers=chosen.workers,
             batch=chosen.batch,
+            verify=chosen.verify,
         )
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         return _say(error, WRONG_USAGE)

@@ -11,9 +11,14 @@ from pathlib import Path
 import flowreg_gpu
 from flowreg_gpu.cuda.device import device_facts
 from flowreg_gpu.executors import best_executor, gpu_status
+from flowreg_gpu.executors.device_stream import device_batch
+from flowreg_gpu.executors.device_task import frame_bytes
 from flowreg_gpu.executors.frame_pool import default_workers
+from flowreg_gpu.options import Options
 
 __all__ = ["report"]
+
+_COMMON = "512 x 512, one channel, uint16, quality"  # what most recordings are
 
 
 def report() -> str:
@@ -33,6 +38,7 @@ def report() -> str:
         "compressed TIFF": _version("imagecodecs"),
         "HDF5": _version("h5py"),
         "pyflowreg": _version("pyflowreg"),
+        "device memory": f"{_frame_bytes() / 1e6:.1f} MB per frame of {_COMMON}",
         "would be used": f"executor {best_executor()!r} with {default_workers()} workers",
     }
     width = max(map(len, facts))
@@ -48,8 +54,13 @@ def _gpu() -> dict[str, str]:
     return {
         "GPU": f"usable: {reason}",
         "GPU memory": f"{facts.free_memory / 2**30:.1f} of {facts.total_memory / 2**30:.1f} GiB free",
+        "GPU batch": f"{device_batch(facts.free_memory, _frame_bytes())} frames of {_COMMON}",
         "CUDA": f"{facts.driver} of the driver, {facts.runtime} of CuPy {facts.cupy}, {facts.nvrtc} of NVRTC",
     }
+
+
+def _frame_bytes() -> int:
+    return frame_bytes(512, 512, 1, 2, Options())
 
 
 def _version(*packages: str) -> str:

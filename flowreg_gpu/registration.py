@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from flowreg_gpu.io import (
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
 from flowreg_gpu.reference import ReferenceLike, build_reference, read_window, resolve_reference
+from flowreg_gpu.verification import Verification, Verifier, spread_frames
 
 __all__ = ["FileRegistration", "Registration", "Summary", "register", "register_file"]
 
@@ -62,6 +63,8 @@ class Summary:
     constant_frames, diverged_frames, nonfinite_pixels : int
         Frames without any structure and frames whose flow left the range of float32 (zero flow both), and NaN or
         infinite pixels (taken from the reference).
+    verification : Verification or None
+        Comparison with the CPU, where it was asked for.
     """
 
     n_frames: int
@@ -72,6 +75,7 @@ class Summary:
     constant_frames: int
     diverged_frames: int
     nonfinite_pixels: int
+    verification: Verification | None = None
 
     @property
     def frames_per_second(self) -> float:
@@ -93,6 +97,8 @@ class Summary:
             lines.append(f"frames whose flow diverged, left as they were: {self.diverged_frames}")
         if self.nonfinite_pixels:
             lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
+        if self.verification is not None:
+            lines.append(str(self.verification))
         return "\n".join(lines)
 
 
@@ -109,6 +115,8 @@ class Registration:
     n_workers : int or None
     batch : int or None
         Frames held in memory at a time; None chooses by their size. Never changes the result.
+    verify : int
+        Number of frames, spread over the recording, that are registered on the CPU too and compared.
 
     Raises
     ------
@@ -125,6 +133,7 @@ class Registration:
         *,
         n_workers: int | None = None,
         batch: int | None = None,
+        verify: int = 0,
     ) -> None:
         self.options = merge_options(options, {})
         check_size(reader.height, reader.width)
@@ -137,6 +146,9 @@ class Registration:
         self.reader = reader
         if batch is not None:
             positive_integer("batch", batch)
+        if verify and positive_integer("verify", verify) > reader.n_frames:
+            raise ValueError(f"verify={verify} is more than the {reader.n_frames} frames of the recording")
+        self._verify = verify
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
@@ -156,9 +168,12 @@ class Registration:
                 stack.enter_context(self.executor)
             reference = self._build_reference(report)
             job = self._job(reference)
+            verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
             self.executor.start_recording(job)
-            statistics, nonfinite = self._run_windows(job, writer, flow_writer, report)
-        return self._summary(reference, statistics, nonfinite, time.perf_counter() - began)
+            statistics, nonfinite = self._run_windows(job, writer, flow_writer, verifier, report)
+        seconds = time.perf_counter() - began
+        verification = None if verifier is None else verifier.summary()
+        return self._summary(reference, statistics, nonfinite, seconds, verification)
 
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
@@ -183,7 +198,12 @@ class Registration:
         )
 
     def _run_windows(
-        self, job: Job, writer: FrameWriter | None, flow_writer: FrameWriter | None, report: StageProgress
+        self,
+        job: Job,
+        writer: FrameWriter | None,
+        flow_writer: FrameWriter | None,
+        verifier: Verifier | None,
+        report: StageProgress,
     ) -> tuple[NDArray[np.float64], int]:
         """Windows of `buffer_size` frames, which share a start flow; in each, batches of what memory holds.
 
@@ -202,15 +222,18 @@ class Registration:
         for begin in range(0, n_frames, window):
             frames = range(begin, min(begin + window, n_frames))
             mean = FlowMean()
-            keep_flow = flow_writer is not None
-            for replaced, result in self._batches(job, frames, start, mean, LAST_FLOWS, keep_flow, count):
+            keep_flow = flow_writer is not None or verifier is not None
+            for batch in self._batches(job, frames, start, mean, LAST_FLOWS, keep_flow, count):
+                result = batch.result
                 if writer is not None:
                     writer.write(result.registered)
                 if flow_writer is not None:
                     assert result.flow is not None
                     flow_writer.write(result.flow)
+                if verifier is not None:
+                    verifier.compare(batch.first, batch.frames, start, result)
                 statistics.append(result.statistics.copy())
-                nonfinite += replaced
+                nonfinite += batch.replaced
             if self.options.update_initialization_w:
                 start = mean.planes()
         return np.concatenate(statistics), nonfinite
@@ -224,31 +247,31 @@ class Registration:
         averaged: int,
         keep_flow: bool,
         count: _Counter,
-    ) -> Iterator[tuple[int, BatchResult]]:
-        """Register frames, adding the flows of the last `averaged` ones to `mean`; yield batch by batch.
-
-        A batch is the number of NaN or infinite pixels that were replaced, and the result.
-        """
+    ) -> Iterator[_Batch]:
+        """Register frames, adding the flows of the last `averaged` ones to `mean`; yield batch by batch."""
         assert job.preprocessing is not None
         halo = job.preprocessing.halo
         for first in frames[:: self.batch]:
             stop = min(first + self.batch, frames.stop)
             batch = read_window(self.reader, first, stop, halo)
             replaced = _replace_nonfinite(batch, job.reference, halo)
-            yield (
-                replaced,
-                self.executor.register_batch(
-                    batch,
-                    start,
-                    progress=count,
-                    keep_flow=keep_flow,
-                    mean=mean,
-                    averaged=min(max(stop - (frames.stop - averaged), 0), stop - first),
-                ),
+            result = self.executor.register_batch(
+                batch,
+                start,
+                progress=count,
+                keep_flow=keep_flow,
+                mean=mean,
+                averaged=min(max(stop - (frames.stop - averaged), 0), stop - first),
             )
+            yield _Batch(first, batch, replaced, result)
 
     def _summary(
-        self, reference: NDArray[np.float32], statistics: NDArray[np.float64], nonfinite: int, seconds: float
+        self,
+        reference: NDArray[np.float32],
+        statistics: NDArray[np.float64],
+        nonfinite: int,
+        seconds: float,
+        verification: Verification | None,
     ) -> Summary:
         columns = dict(zip(STATISTICS, statistics.T, strict=True))
         constant, diverged = int(columns.pop("constant").sum()), int(columns.pop("diverged").sum())
@@ -259,6 +282,8 @@ class Registration:
         for problem, count in problems.items():
             if count:
                 warnings.warn(f"{count} {problem}: their flow is zero", RuntimeWarning, stacklevel=4)
+        if verification is not None and not verification.passed:
+            warnings.warn(f"the result is not the CPU's: {verification}", RuntimeWarning, stacklevel=4)
         return Summary(
             self.reader.n_frames,
             seconds,
@@ -268,7 +293,17 @@ class Registration:
             constant,
             diverged,
             nonfinite,
+            verification,
         )
+
+
+class _Batch(NamedTuple):
+    """A registered batch: number of its first frame, frames with halo, NaN or infinite pixels replaced, result."""
+
+    first: int
+    frames: NDArray[Any]
+    replaced: int
+    result: BatchResult
 
 
 class _Counter:
@@ -378,13 +413,16 @@ class FileRegistration:
         channels: int | None = None,
         n_workers: int | None = None,
         batch: int | None = None,
+        verify: int = 0,
     ) -> None:
         self.statistics_file = Path(target).with_name(Path(target).stem + "_statistics.npz")
         if Path(target).suffix.lower() not in (".tif", ".tiff"):
             raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
-            self.registration = Registration(reader, reference, executor, options, n_workers=n_workers, batch=batch)
+            self.registration = Registration(
+                reader, reference, executor, options, n_workers=n_workers, batch=batch, verify=verify
+            )
             named = [reference] if isinstance(reference, str | os.PathLike) else []
             self._check_outputs(target, flow_file, [*reader.paths, *named])
             self._writer = TiffWriter(
@@ -456,6 +494,7 @@ def register_file(
     channels: int | None = None,
     n_workers: int | None = None,
     batch: int | None = None,
+    verify: int = 0,
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> Summary:
@@ -472,6 +511,9 @@ def register_file(
         Where to keep the flow, float32 (T, H, W, 2): .h5, .hdf5, .tif or .tiff.
     axes, channels : str, int or None
         Axes of the stored array ('TCYX'), and number of channels of an interleaved stack, where the file is silent.
+    verify : int
+        Number of frames, spread over the recording, that are registered on the CPU too; the summary says how they
+        compare, and a RuntimeWarning if the flows differ more than rounding explains.
     executor, reference, options, n_workers, batch, progress, **overrides
         As in `register`.
 
@@ -497,5 +539,6 @@ def register_file(
         channels=channels,
         n_workers=n_workers,
         batch=batch,
+        verify=verify,
     ) as registration:
         return registration.run(progress)
