@@ -6,6 +6,8 @@
 // both backends resample alike. They are stored [tap][output sample], so that neighbouring threads read neighbours.
 // Rows are summed first, as on the CPU.
 //
+// Where there are few taps, one kernel does both and sums the rows again for every column; the sums are the same.
+//
 // Launch: blockIdx.z = plane; a plane begins every `stride` elements, which lets one channel of several be filtered.
 #include "common.cuh"
 
@@ -35,5 +37,28 @@ __global__ void filter_columns(const float* __restrict__ planes,  // (planes, he
   const float* row = planes + blockIdx.z * stride + (long long)i * width;
   float sum = 0.0f;
   for (int tap = 0; tap < taps; ++tap) sum += weight[tap * new_width + j] * row[index[tap * new_width + j]];
+  out[blockIdx.z * out_stride + (long long)i * new_width + j] = sum;
+}
+
+// Thread (j, i): one pixel of the output.
+__global__ void filter_both(const float* __restrict__ planes,         // (planes, height, width)
+                            const int* __restrict__ row_index,        // (row_taps, new_height)
+                            const float* __restrict__ row_weight,     // (row_taps, new_height)
+                            const int* __restrict__ column_index,     // (column_taps, new_width)
+                            const float* __restrict__ column_weight,  // (column_taps, new_width)
+                            int width, int new_height, int new_width, int row_taps, int column_taps, long long stride,
+                            long long out_stride,
+                            float* __restrict__ out) {  // (planes, new_height, new_width)
+  int j = pixel_x(), i = pixel_y();
+  if (j >= new_width || i >= new_height) return;
+  const float* plane = planes + blockIdx.z * stride;
+  float sum = 0.0f;
+  for (int tap = 0; tap < column_taps; ++tap) {
+    const float* column = plane + column_index[tap * new_width + j];
+    float line = 0.0f;
+    for (int row_tap = 0; row_tap < row_taps; ++row_tap)
+      line += row_weight[row_tap * new_height + i] * column[(long long)row_index[row_tap * new_height + i] * width];
+    sum += column_weight[tap * new_width + j] * line;
+  }
   out[blockIdx.z * out_stride + (long long)i * new_width + j] = sum;
 }

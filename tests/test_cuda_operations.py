@@ -13,6 +13,7 @@ from synthetic import smooth_flow, to_planes
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
 from flowreg_gpu.cuda import flow as flow_planes
+from flowreg_gpu.cuda import solver
 from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
@@ -141,17 +142,30 @@ def solver_case(height, width, channels, frames=2):
     return tensor, weight, flows(frames, height, width)
 
 
+@pytest.fixture(params=["whole", "tiles", "small tiles", "colours"])
+def block_kernels(request, monkeypatch):
+    """All ways of the rule block: small levels whole, large ones in tiles, the plain kernels as the yardstick."""
+    if request.param != "whole":
+        monkeypatch.setattr(solver, "SHARED_MEMORY", 0)
+    if request.param == "small tiles":
+        monkeypatch.setattr(solver, "TILE", (7, 5))
+    if request.param == "colours":
+        monkeypatch.setattr(solver, "TILE_SWEEPS", 0)
+
+
 def solve_both(device, operations, tensor, weight, flow, relaxation):
     expected = each(lambda j, w, f: cpu.solve(j, w, f, ALPHA, SPACING, relaxation), tensor, weight, flow)
     given = [device.to_device(item) for item in (tensor, weight, flow)]
     return operations.solve(*given, ALPHA, SPACING, relaxation), expected
 
 
+@pytest.mark.usefixtures("block_kernels")
 @pytest.mark.parametrize("rule", RULES)
 def test_solver_rules(device, operations, rule):
     assert_same(device, *solve_both(device, operations, *solver_case(23, 37, 2), RULES[rule]))
 
 
+@pytest.mark.usefixtures("block_kernels")
 @pytest.mark.parametrize("rule", ["block", "sor", "sor, robust smoothness"])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
@@ -159,10 +173,18 @@ def test_solver_sizes(device, operations, rule, height, width, channels):
     assert_same(device, *solve_both(device, operations, *solver_case(height, width, channels), RULES[rule]))
 
 
+@pytest.mark.usefixtures("block_kernels")
 @pytest.mark.parametrize("rule", ["block", "sor, robust smoothness"])
 def test_solver_with_a_shared_flow(device, operations, rule):
     tensor, weight, flow = solver_case(23, 37, 1)
     assert_same(device, *solve_both(device, operations, tensor, weight, flow[:1], RULES[rule]))
+
+
+@pytest.mark.parametrize(("side", "fits"), [(90, True), (91, False)])
+def test_levels_that_are_relaxed_in_one_launch(side, fits):
+    device = EmulatedDevice()
+    solve_both(device, CudaOperations(device), *solver_case(side, side, 1), Relaxation("block", 1.8, 1, 2, 0.45, 1.0))
+    assert (("solver.cu", "relax_level<1, false>") in device.launches) == fits
 
 
 def test_solver_at_extreme_stiffness(device, operations):

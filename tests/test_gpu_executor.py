@@ -206,9 +206,10 @@ def recording_job(height, width, channels, options):
     ("channels", "dtype", "options"),
     [
         (1, "uint16", {}),
+        (1, "uint16", {"solver": "sor", "iterations": 1}),
         (2, "uint16", {"quality": "fast"}),
         (3, "float32", {"quality": "balanced"}),
-        (1, "uint8", {"a_smooth": 0.5}),
+        (1, "uint8", {"a_smooth": 0.5, "iterations": 1}),
         (2, "uint8", {"cc_initialization": True, "cc_hw": 32}),
         (1, "uint16", {"gnc_schedule": (0, 1), "warping_steps": 1, "min_level": 1}),
     ],
@@ -216,7 +217,7 @@ def recording_job(height, width, channels, options):
 )
 def test_memory_per_frame(channels, dtype, options):
     """The figure by which the batch is chosen, and that doctor prints, is what a frame takes."""
-    options = Options(**options, iterations=1, solver="sor")
+    options = Options(**options)
     job = recording_job(96, 112, channels, options)
     peaks = []
     for count in (4, 8):

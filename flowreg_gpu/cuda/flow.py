@@ -7,18 +7,16 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, frame_stride, line_grid
 
-__all__ = ["EXPRESSIONS", "FILE", "add", "add_frames", "constant_planes", "interleave"]
+__all__ = ["EXPRESSIONS", "FILE", "add", "add_frames", "fill", "interleave"]
 
 FILE = "flow.cu"
 EXPRESSIONS = ("fill", "add", "add_frames", "interleave")
 
 
-def constant_planes(device: Device, shape: tuple[int, ...], value: float) -> Buffer:
-    """Float32 planes of any shape that hold one value."""
-    out = device.empty(shape, np.float32)
-    count = int(np.prod(shape))
-    device.kernel(FILE, "fill")(line_grid(count), LINE, (np.float32(value), np.int64(count), out))
-    return out
+def fill(device: Device, planes: Buffer, value: float) -> None:
+    """Set all of some float32 planes to one value."""
+    count = int(np.prod(planes.shape))
+    device.kernel(FILE, "fill")(line_grid(count), LINE, (np.float32(value), np.int64(count), planes))
 
 
 def add(device: Device, planes: Buffer, increment: Buffer) -> Buffer:

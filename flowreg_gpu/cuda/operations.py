@@ -83,7 +83,9 @@ class CudaOperations:
     def zero_flow(self, planes: Buffer) -> Buffer:
         """Zero flow of the number and size of the planes."""
         frames, _, height, width = planes.shape
-        return planes_arithmetic.constant_planes(self.device, (frames, 2, height, width), 0.0)
+        flow = self.device.empty((frames, 2, height, width), np.float32)
+        planes_arithmetic.fill(self.device, flow, 0.0)
+        return flow
 
     def prepare_alignment(
         self, reference: Buffer, weight: NDArray[np.float32], tables: Tables, upsampling: int

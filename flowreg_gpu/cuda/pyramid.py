@@ -14,7 +14,10 @@ from flowreg_gpu.resampling import TapTable
 __all__ = ["EXPRESSIONS", "FILE", "DeviceTable", "resize", "smooth", "upload_table"]
 
 FILE = "pyramid.cu"
-EXPRESSIONS = ("filter_rows", "filter_columns")
+EXPRESSIONS = ("filter_rows", "filter_columns", "filter_both")
+
+# Taps of rows times taps of columns up to which one kernel does both: those of an upsampling.
+FEW_TAPS = 16
 
 
 class DeviceTable(NamedTuple):
@@ -63,6 +66,25 @@ def _filter(
     """Filter n planes that begin `stride` elements apart, to planes `out_stride` elements apart."""
     width = planes.shape[-1]
     (row_taps, new_height), (column_taps, new_width) = rows.taps.shape, columns.taps.shape
+    if row_taps * column_taps <= FEW_TAPS:
+        device.kernel(FILE, "filter_both")(
+            pixel_grid(new_width, new_height, n_planes),
+            BLOCK,
+            (
+                planes,
+                *rows,
+                *columns,
+                np.int32(width),
+                np.int32(new_height),
+                np.int32(new_width),
+                np.int32(row_taps),
+                np.int32(column_taps),
+                np.int64(stride),
+                np.int64(out_stride),
+                out,
+            ),
+        )
+        return
     lines = device.empty((n_planes, new_height, width), np.float32)
     device.kernel(FILE, "filter_rows")(
         pixel_grid(width, new_height, n_planes),

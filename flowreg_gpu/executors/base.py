@@ -214,12 +214,13 @@ class BaseExecutor(abc.ABC):
         w_init : (H, W, 2) float
             Start flow, pixels.
         get_displacement_func, imregister_func : callable or None
-            pyflowreg's own functions, in whose place this package's run; any other is refused.
+            pyflowreg's own functions, in whose place this package's run; any other is refused, also one of another
+            flow backend of pyflowreg.
         interpolation_method : {'cubic', 'linear', 'nearest'}
         progress_callback : callable or None
             Called with the number of newly finished frames.
         **kwargs
-            `flow_params`: dictionary of flow parameters named as in `Options`. Other keywords of pyflowreg's
+            `flow_params`: dictionary of flow parameters, see `Options.from_flow_params`. Other keywords of pyflowreg's
             pipeline are accepted and have no effect on the result.
 
         Returns
@@ -232,13 +233,14 @@ class BaseExecutor(abc.ABC):
         ValueError, TypeError
             Arrays that do not fit each other, or parameters out of range.
         """
-        _refuse_custom(get_displacement_func, "get_displacement_func")
-        _refuse_custom(imregister_func, "imregister_func")
+        _refuse_custom(get_displacement_func, "get_displacement_func", "get_displacement")
+        _refuse_custom(imregister_func, "imregister_func", "imregister_wrapper")
         batch, batch_proc, reference_raw, reference_proc, w_init = map(
             np.asarray, (batch, batch_proc, reference_raw, reference_proc, w_init)
         )
-        flow_params = {key: value for key, value in (kwargs.get("flow_params") or {}).items() if value is not None}
-        options = Options.from_dict({**flow_params, "interpolation_method": interpolation_method})
+        options = Options.from_flow_params(
+            {**(kwargs.get("flow_params") or {}), "interpolation_method": interpolation_method}
+        )
         batch, batch_proc = (item[..., None] if item.ndim == 3 else item for item in (batch, batch_proc))
         reference_raw, reference_proc = (
             item[..., None] if item.ndim == 2 else item for item in (reference_raw, reference_proc)
@@ -372,12 +374,13 @@ def find_nonfinite(frames: NDArray[Any]) -> NDArray[np.bool_] | None:
     return bad if bad.any() else None
 
 
-def _refuse_custom(function: Callable[..., Any] | None, name: str) -> None:
-    module = getattr(function, "__module__", "") or ""
-    if function is not None and not module.startswith("pyflowreg."):
+def _refuse_custom(function: Callable[..., Any] | None, name: str, default: str) -> None:
+    """Refuse any function but pyflowreg's default one; those of its other flow backends have other names or none."""
+    module, own = getattr(function, "__module__", "") or "", getattr(function, "__name__", "")
+    if function is not None and not (module.startswith("pyflowreg.") and own == default):
         raise ValueError(
             f"{name}={function!r} cannot be honoured: flowreg_gpu runs its own flow and warp; "
-            "pass None or pyflowreg's default function"
+            f"pass None or pyflowreg's {default} (flow_backend='flowreg')"
         )
 
 

@@ -10,6 +10,7 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import normalize, upload_settings
+from flowreg_gpu.cuda.solver import scratch_planes
 from flowreg_gpu.cuda.statistics import describe_flow, describe_frames, prepare_reference
 from flowreg_gpu.cuda.warp import warp_frames
 from flowreg_gpu.executors.base import Job
@@ -17,6 +18,7 @@ from flowreg_gpu.executors.frame_task import STATISTICS
 from flowreg_gpu.flow import FlowEstimator, plan_levels
 from flowreg_gpu.options import Options
 from flowreg_gpu.preprocess import Preprocessing
+from flowreg_gpu.relaxation import choose_relaxation
 
 __all__ = ["DeviceResult", "DeviceTask", "frame_bytes"]
 
@@ -94,11 +96,12 @@ def frame_bytes(
 
     Beside staging (two slots of raw frames, and the results of the batch before on their way to the host), it is
     largest while the finest level is solved, with the preprocessed frame, its pyramid, and the solver's flow, tensor,
-    coefficients and increment; where that level is coarse, while frames are filtered or results made. `own_planes`
+    increment and scratch; where that level is coarse, while frames are filtered or results made. `own_planes`
     says that the preprocessed frames are uploaded too.
     """
     pixels, float32 = height * width, 4
-    areas = [level.height * level.width for level in plan_levels(height, width, options).levels]
+    levels = plan_levels(height, width, options).levels
+    areas = [level.height * level.width for level in levels]
     raw, planes, flow = channels * itemsize, float32 * channels, 2 * float32
     staging = 3 * raw + flow + (2 * planes if own_planes else 0)
     held = 0 if own_planes else planes
@@ -107,7 +110,9 @@ def frame_bytes(
     if options.gnc_schedule is not None:
         held += flow  # of the stage before
     pyramid = planes * sum(area for area in areas if area != pixels)
-    solver = (flow + 6 * planes + 5 * float32 + flow + float32 * (options.a_smooth < 1)) * areas[-1]
+    size = levels[-1].height, levels[-1].width
+    scratch = float32 * scratch_planes(*size, choose_relaxation(options, *size))
+    solver = (flow + 6 * planes + flow + scratch) * areas[-1]
     solving = held * pixels + pyramid + solver
     filtering = 0 if own_planes else (2 * planes + float32) * pixels
     finishing = (flow + raw + max(flow, planes)) * pixels
