@@ -8,10 +8,22 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "numba", "tifffile", "scipy", "pyflowreg", "opencv-contrib-python")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "tifffile",
+    "scipy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "torch",
+    "pyflowreg",
+    "opencv-contrib-python",
+    "opencv-python-headless",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -32,8 +44,19 @@ def save(name: str, results: dict[str, Any]) -> None:
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({"machine": facts, **results}, indent=1) + "\n")
+    print(f"\n{one_line(facts)}")
+
+
+def one_line(facts: dict[str, Any]) -> str:
+    """What `describe` returns as text."""
     versions = ", ".join(f"{key} {value}" for key, value in facts["versions"].items() if value)
-    print(f"\n{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}; commit {facts['commit']}")
+    return f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}; commit {facts['commit']}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown; the first column is text, the others figures."""
+    rule = [":---", *["---:"] * (len(columns) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
 
 
 def use_one_core() -> None:
@@ -47,6 +70,11 @@ def use_one_core() -> None:
 def import_checkout() -> None:
     """Prefer the checkout that holds this script to an installed package."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def import_tests() -> None:
+    """Let the tests' modules (synthetic recordings, the emulated device) be imported."""
+    sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def _cpu() -> str:
