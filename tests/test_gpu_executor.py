@@ -182,6 +182,20 @@ def test_same_file_as_the_cpu(tmp_path):
     assert (tmp_path / "gpu_flow.tif").read_bytes() == (tmp_path / "cpu_flow.tif").read_bytes()
 
 
+@pytest.mark.skipif(fg.gpu_status().usable, reason="a GPU is usable, there is nothing to fall back from")
+def test_same_file_and_one_warning_without_a_gpu(tmp_path):
+    tifffile.imwrite(tmp_path / "movie.tif", recording(7, 26, 31).frames)
+    written = {}
+    for name in ("multiprocessing", "gpu"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fg.register_file(tmp_path / "movie.tif", tmp_path / "out.tif", name, slice(0, 2), n_workers=2, **FAST)
+        written[name] = (tmp_path / "out.tif").read_bytes()
+        assert len(caught) == (name == "gpu")
+    assert "using 'multiprocessing'" in str(caught[0].message)
+    assert written["gpu"] == written["multiprocessing"]
+
+
 def test_flow_stays_on_the_device_unless_it_is_kept(tmp_path):
     movie = recording(5, 26, 31)
     executor = emulated()
