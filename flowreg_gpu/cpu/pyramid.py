@@ -10,6 +10,8 @@ from flowreg_gpu.resampling import TapTable
 
 __all__ = ["resize"]
 
+_ZERO = np.float32(0)
+
 
 def resize(
     planes: NDArray[np.float32], tables: tuple[TapTable, TapTable], out: NDArray[np.float32] | None = None
@@ -28,6 +30,8 @@ def _separable(planes, row_index, row_weight, column_index, column_weight, out):
     new_height, row_taps = row_index.shape
     new_width, column_taps = column_index.shape
     line = np.empty(width, np.float32)
+    # unsigned, so that numba does not test every index for being negative
+    columns, shares = column_index.reshape(column_index.size), column_weight.reshape(column_weight.size)
     for channel in range(channels):
         for i in range(new_height):
             # 1. weighted sum of input rows
@@ -41,8 +45,11 @@ def _separable(planes, row_index, row_weight, column_index, column_weight, out):
                 for x in range(width):
                     line[x] += share * source[x]
             # 2. weighted sum along that row
+            target = out[channel, i]
+            at = np.uint64(0)
             for j in range(new_width):
-                total = column_weight[j, 0] * line[column_index[j, 0]]
-                for tap in range(1, column_taps):
-                    total += column_weight[j, tap] * line[column_index[j, tap]]
-                out[channel, i, j] = total
+                total = _ZERO
+                for _ in range(column_taps):
+                    total += shares[at] * line[np.uint64(columns[at])]
+                    at += np.uint64(1)
+                target[j] = total

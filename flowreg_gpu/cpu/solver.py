@@ -11,6 +11,12 @@ c = alpha / h^2 (times psi_smooth where a_smooth < 1). Two rules, one set of coe
 
 A missing neighbour at the edge is the pixel's own value before its update. The increments carry one ghost
 column on either side for it; ghost rows are not needed, the row index is clamped instead.
+
+Where the smoothness is quadratic, `block` works on rows that are sorted by colour, so that it touches nothing but
+what it needs: first the red pixels ((x + y) even) of a row, then the black ones, each with a ghost on either side.
+Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its neighbours above and below are pixel i of the
+other colour, those left and right pixels i - 1 + parity and i + parity. All sweeps up to the next refresh of psi go
+over the level together, each half-sweep one row behind the one before, while the rows are in the cache.
 """
 
 from __future__ import annotations
@@ -62,7 +68,17 @@ def solve(
         Smoothness weight and grid spacing along x and y.
     relaxation : Relaxation
     """
-    ordered = relaxation.rule == "sor"
+    psi_data, psi_smooth = (
+        _single(robust_weight(exponent, relaxation.beta)) for exponent in (relaxation.a_data, relaxation.a_smooth)
+    )
+    omega, ordered = np.float32(relaxation.omega), relaxation.rule == "sor"
+    if not ordered and psi_smooth[1] == 0:
+        edges = (
+            np.float32(weight) / np.float32(h * h) for weight, h in zip(alpha, map(np.float32, spacing), strict=True)
+        )
+        out = np.empty(flow.shape, np.float32)
+        _relax_sorted(tensor, weight, flow, *edges, omega, relaxation.sweeps, relaxation.lag, psi_data, out)
+        return out
     if ordered:  # columns outermost: work on the transposed level, where a column is a contiguous line
         tensor, weight, flow = (np.ascontiguousarray(item.swapaxes(-1, -2)) for item in (tensor, weight, flow))
         alpha, spacing = alpha[::-1], spacing[::-1]
@@ -76,11 +92,11 @@ def solve(
         np.float32(alpha[1]),
         np.float32(spacing[0]),
         np.float32(spacing[1]),
-        np.float32(relaxation.omega),
+        omega,
         relaxation.sweeps,
         relaxation.lag,
-        _single(robust_weight(relaxation.a_data, relaxation.beta)),
-        _single(robust_weight(relaxation.a_smooth, relaxation.beta)),
+        psi_data,
+        psi_smooth,
         ordered,
         increment,
     )
@@ -114,8 +130,8 @@ def _relax(
         if ordered:
             _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv)
         else:
-            _sweep_colour(coefficients, cx, cy, edge_x, edge_y, omega, 0, du, dv)
-            _sweep_colour(coefficients, cx, cy, edge_x, edge_y, omega, 1, du, dv)
+            _sweep_colour(coefficients, edge_x, edge_y, omega, 0, du, dv)
+            _sweep_colour(coefficients, edge_x, edge_y, omega, 1, du, dv)
 
 
 @inlined
@@ -271,11 +287,10 @@ def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
 
 
 @compiled
-def _sweep_colour(coefficients, cx, cy, edge_x, edge_y, omega, colour, du, dv):
+def _sweep_colour(coefficients, edge_x, edge_y, omega, colour, du, dv):
     """Update the pixels with (x + y) % 2 == colour; whole rows are computed, as that vectorises, half is kept."""
     _, height, width = coefficients.shape
     keep = _ONE - omega
-    variable = edge_x.size > 0
     new_u, new_v = np.empty(width, np.float32), np.empty(width, np.float32)
     for y in range(height):
         u, v = du[y], dv[y]
@@ -286,19 +301,12 @@ def _sweep_colour(coefficients, cx, cy, edge_x, edge_y, omega, colour, du, dv):
             line[width + 1] = line[width]
         i11, i12, i22 = coefficients[0, y], coefficients[1, y], coefficients[2, y]
         bu, bv = coefficients[3, y], coefficients[4, y]
-        if variable:
-            left, right, up, down = edge_x[y, :-1], edge_x[y, 1:], edge_y[y], edge_y[y + 1]
-            for x in range(width):
-                su = left[x] * u[x] + right[x] * u[x + 2] + up[x] * u_up[x + 1] + down[x] * u_down[x + 1] + bu[x]
-                sv = left[x] * v[x] + right[x] * v[x + 2] + up[x] * v_up[x + 1] + down[x] * v_down[x + 1] + bv[x]
-                new_u[x] = keep * u[x + 1] + i11[x] * su + i12[x] * sv
-                new_v[x] = keep * v[x + 1] + i12[x] * su + i22[x] * sv
-        else:
-            for x in range(width):
-                su = cx * (u[x] + u[x + 2]) + cy * (u_up[x + 1] + u_down[x + 1]) + bu[x]
-                sv = cx * (v[x] + v[x + 2]) + cy * (v_up[x + 1] + v_down[x + 1]) + bv[x]
-                new_u[x] = keep * u[x + 1] + i11[x] * su + i12[x] * sv
-                new_v[x] = keep * v[x + 1] + i12[x] * su + i22[x] * sv
+        left, right, up, down = edge_x[y, :-1], edge_x[y, 1:], edge_y[y], edge_y[y + 1]
+        for x in range(width):
+            su = left[x] * u[x] + right[x] * u[x + 2] + up[x] * u_up[x + 1] + down[x] * u_down[x + 1] + bu[x]
+            sv = left[x] * v[x] + right[x] * v[x + 2] + up[x] * v_up[x + 1] + down[x] * v_down[x + 1] + bv[x]
+            new_u[x] = keep * u[x + 1] + i11[x] * su + i12[x] * sv
+            new_v[x] = keep * v[x + 1] + i12[x] * su + i22[x] * sv
         for x in range((y + colour) % 2, width, 2):
             u[x + 1] = new_u[x]
             v[x + 1] = new_v[x]
@@ -334,3 +342,181 @@ def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
             for x in range(width):
                 value = known[x] + ahead[x] * value
                 line[x + 1] = value
+
+
+# The rule block with quadratic smoothness, on rows sorted by colour.
+#
+# numba tests every index for being negative and every slice for its bounds, unless an index is unsigned; with flat
+# arrays and unsigned offsets the sweeps of a 64 x 64 level take 0.4 of the time.
+_U = np.uint64
+
+
+@compiled
+def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, out):
+    channels, _, height, width = tensor.shape
+    half = (width + 1) // 2
+    pitch = 2 * (half + 2)
+    # 1. sort what the refreshes read; unused pixels at the end of a colour stay 0
+    tensors = np.zeros((channels * 6, height, pitch), np.float32)
+    weights = np.zeros((channels, height, pitch), np.float32)
+    laplacian = np.zeros((2, height, pitch), np.float32)
+    lines = np.empty((2, width), np.float32)
+    for y in range(height):
+        for channel in range(channels):
+            for k in range(6):
+                _sort_row(tensor[channel, k, y], y, half, tensors[6 * channel + k, y])
+            _sort_row(weight[channel, y], y, half, weights[channel, y])
+        _constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
+        for k in range(2):
+            _sort_row(lines[k], y, half, laplacian[k, y])
+    # 2. the sweeps before the first refresh of psi, from it to the second, ...; increments have ghost rows, too
+    increment = np.zeros((2, height + 2, pitch), np.float32)
+    fixed = (tensors.reshape(tensors.size), weights.reshape(weights.size), laplacian.reshape(laplacian.size))
+    total = np.empty(4 * pitch, np.float32)
+    ring = np.empty((2 * lag + 1, 5 * pitch), np.float32)
+    done, psi = 0, (_ONE, _ZERO, _ZERO)
+    count = min(lag - 1, sweeps)
+    while done < sweeps:
+        _sweep_sorted(fixed, channels, increment, width, cx, cy, omega, psi, 2 * count, total, ring)
+        done += count
+        psi = psi_data
+        count = min(lag, sweeps - done)
+    # 3. the increment, pixel by pixel
+    for k in range(2):
+        for y in range(height):
+            for colour in range(2):
+                parity, begin = (y + colour) % 2, colour * (half + 2) + 1
+                for i in range((width - parity + 1) // 2):
+                    out[k, y, 2 * i + parity] = increment[k, y + 1, begin + i]
+
+
+@compiled
+def _sort_row(row, y, half, out):
+    for colour in range(2):
+        parity, begin = (y + colour) % 2, colour * (half + 2) + 1
+        for i in range((row.shape[0] - parity + 1) // 2):
+            out[begin + i] = row[2 * i + parity]
+
+
+@compiled
+def _sweep_sorted(fixed, channels, increment, width, cx, cy, omega, psi, half_sweeps, total, ring):
+    """Refresh psi and do some half-sweeps: at every step, row y is refreshed and half-sweep k follows at row y - k."""
+    tensor, weight, laplacian = fixed
+    height, pitch = increment.shape[1] - 2, increment.shape[2]
+    half, smooth, keep = pitch // 2 - 2, _TWO * (cx + cy), _ONE - omega
+    flat = increment.reshape(increment.size)
+    plane = (height + 2) * pitch
+    for step in range(height + max(half_sweeps - 1, 0)):
+        if step < height:
+            coefficients = ring[step % ring.shape[0]]
+            here = step * pitch
+            _fold_row(
+                tensor, weight, laplacian, flat, here, height * pitch, here + pitch, plane, pitch, channels, smooth,
+                omega, psi, total, coefficients,
+            )  # fmt: skip
+        for k in range(max(0, step - height + 1), min(half_sweeps, step + 1)):
+            y, colour = step - k, k % 2
+            parity = (y + colour) % 2
+            begin, other = colour * (half + 2) + 1, (1 - colour) * (half + 2) + 1
+            _set_ghosts(increment, y + 1, width, half, parity, begin, other)
+            coefficients = ring[y % ring.shape[0]]
+            row = (y + 1) * pitch
+            _relax_row(flat, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep)
+
+
+@compiled
+def _set_ghosts(increment, row, width, half, parity, begin, other):
+    """Write the pixels of one colour at the edges where the neighbours of the other colour are looked for."""
+    last = (width - 1 - parity) // 2
+    for k in range(2):
+        line = increment[k, row]
+        if parity == 0:
+            line[other - 1] = line[begin]
+        if 2 * last + parity == width - 1:
+            line[other + last + parity] = line[begin + last]
+        if row == 1:
+            for i in range(half):
+                increment[k, 0, other + i] = line[begin + i]
+        if row == increment.shape[1] - 2:
+            for i in range(half):
+                increment[k, row + 1, other + i] = line[begin + i]
+
+
+@compiled
+def _relax_row(increment, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep):
+    """Update the pixels of one colour in one row, in place."""
+    u, v = _U(row + begin), _U(plane + row + begin)
+    left, right = _U(row + other + parity - 1), _U(row + other + parity)
+    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
+    i11, i12, i22, bu, bv = (
+        _U(begin), _U(begin + pitch), _U(begin + 2 * pitch), _U(begin + 3 * pitch), _U(begin + 4 * pitch),
+    )  # fmt: skip
+    for i in range(half):
+        x = _U(i)
+        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
+        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
+            increment[v_plane + above + x] + increment[v_plane + below + x]
+        )
+        su += coefficients[bu + x]
+        sv += coefficients[bv + x]
+        coupling = coefficients[i12 + x]
+        increment[u + x] = keep * increment[u + x] + coefficients[i11 + x] * su + coupling * sv
+        increment[v + x] = keep * increment[v + x] + coupling * su + coefficients[i22 + x] * sv
+
+
+@compiled
+def _fold_row(
+    tensor, weight, laplacian, increment, here, plane, increment_here, increment_plane, pitch, channels, smooth, omega,
+    psi, total, coefficients,
+):  # fmt: skip
+    """`_refresh` for one sorted row; `here` and `increment_here` are where it begins in the planes."""
+    constant, factor, power = psi
+    u, v = _U(increment_here), _U(increment_here + increment_plane)
+    d11, d22, d12, share = _U(0), _U(pitch), _U(2 * pitch), _U(3 * pitch)
+    bu, bv = _U(3 * pitch), _U(4 * pitch)
+    lap_u, lap_v = _U(here), _U(here + plane)
+    # 1. smoothness: right-hand sides
+    for i in range(3 * pitch):
+        total[_U(i)] = _ZERO
+    for i in range(pitch):
+        coefficients[bu + _U(i)] = laplacian[lap_u + _U(i)]
+    for i in range(pitch):
+        coefficients[bv + _U(i)] = laplacian[lap_v + _U(i)]
+    # 2. data term, summed over the channels; one array written per loop, as in `_refresh`
+    for channel in range(channels):
+        j11 = _U(here + 6 * channel * plane)
+        j22, j33 = j11 + _U(plane), j11 + _U(2 * plane)
+        j12, j13, j23 = j11 + _U(3 * plane), j11 + _U(4 * plane), j11 + _U(5 * plane)
+        own_weight = _U(here + channel * plane)
+        for i in range(pitch):
+            x = _U(i)
+            a, b = increment[u + x], increment[v + x]
+            energy = (
+                tensor[j11 + x] * a * a
+                + tensor[j22 + x] * b * b
+                + _TWO * (tensor[j12 + x] * a * b + tensor[j13 + x] * a + tensor[j23 + x] * b)
+                + tensor[j33 + x]
+            )
+            positive = energy if energy > _ZERO else _ZERO
+            psi_here = constant + factor * _power(positive + _PSI_EPS, power)
+            total[share + x] = psi_here * (weight[own_weight + x] if weight[own_weight + x] > _ZERO else _ZERO)
+        for i in range(pitch):
+            total[d11 + _U(i)] += total[share + _U(i)] * tensor[j11 + _U(i)]
+        for i in range(pitch):
+            total[d22 + _U(i)] += total[share + _U(i)] * tensor[j22 + _U(i)]
+        for i in range(pitch):
+            total[d12 + _U(i)] += total[share + _U(i)] * tensor[j12 + _U(i)]
+        for i in range(pitch):
+            coefficients[bu + _U(i)] -= total[share + _U(i)] * tensor[j13 + _U(i)]
+        for i in range(pitch):
+            coefficients[bv + _U(i)] -= total[share + _U(i)] * tensor[j23 + _U(i)]
+    # 3. what the sweeps need
+    for i in range(pitch):
+        x = _U(i)
+        k11, k22, k12 = total[d11 + x], total[d22 + x], total[d12 + x]
+        data = k11 * k22 - k12 * k12
+        determinant = smooth * (smooth + k11 + k22) + (data if data > _ZERO else _ZERO)
+        scale = omega / determinant
+        coefficients[x] = scale * (smooth + k22)
+        coefficients[_U(pitch) + x] = -scale * k12
+        coefficients[_U(2 * pitch) + x] = scale * (smooth + k11)

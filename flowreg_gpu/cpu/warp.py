@@ -20,8 +20,8 @@ __all__ = ["warp", "warp_frame"]
 _TAPS = {"cubic": 4, "linear": 2, "nearest": 1}
 _A = np.float32(CUBIC_A)
 _ZERO = np.float32(0)
-_HALF = np.float32(0.5)
 _ONE = np.float32(1)
+_U = np.uint64
 
 
 def warp(
@@ -32,18 +32,13 @@ def warp(
     interpolation: str = "cubic",
 ) -> NDArray[np.float32]:
     """Warp planes (C, h, w) float32 by flow (2, h, w) in full-resolution pixels, grid spacing (hx, hy)."""
-    out = np.empty_like(moving)
-    scale_x, scale_y = np.float32(1 / spacing[0]), np.float32(1 / spacing[1])
-    channels_last = (1, 2, 0)
+    out = np.empty(moving.shape, np.float32)
+    channels, height, width = moving.shape
+    scale = (np.float32(1 / spacing[0]), np.float32(1 / spacing[1]))
     _warp(
-        moving.transpose(channels_last),
-        flow,
-        reference.transpose(channels_last),
-        scale_x,
-        scale_y,
-        _TAPS[interpolation],
-        out.transpose(channels_last),
-    )
+        *map(_flat, (moving, flow, reference)), height, width, channels, 1, height * width, *scale,
+        _TAPS[interpolation], _flat(out),
+    )  # fmt: skip
     return out
 
 
@@ -55,14 +50,24 @@ def warp_frame(
     out: NDArray[Any],
 ) -> None:
     """Warp a raw frame (H, W, C) into `out`, in its dtype; integers are rounded to nearest even and saturated."""
-    if np.issubdtype(frame.dtype, np.integer):
-        low, high = float(np.iinfo(frame.dtype).min), float(np.iinfo(frame.dtype).max)
-        warped = np.empty(frame.shape, np.float32)
-        # numba would compute float32 times integer in float64, which the GPU does not
-        _warp(frame.astype(np.float32), flow, reference, _ONE, _ONE, _TAPS[interpolation], warped)
-        _round_saturate(warped, np.float32(low), np.float32(high), out)
+    height, width, channels = frame.shape
+    integers = np.issubdtype(frame.dtype, np.integer)
+    # numba would compute float32 times integer in float64, which the GPU does not
+    image = frame.astype(np.float32) if integers else frame
+    warped = np.empty(image.shape, image.dtype)
+    _warp(
+        *map(_flat, (image, flow, reference)), height, width, channels, channels, 1, _ONE, _ONE,
+        _TAPS[interpolation], _flat(warped),
+    )  # fmt: skip
+    if integers:
+        limits = np.iinfo(frame.dtype)
+        _round_saturate(warped, np.float32(limits.min), np.float32(limits.max), out)
     else:
-        _warp(frame, flow, reference, _ONE, _ONE, _TAPS[interpolation], out)
+        out[...] = warped
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array).reshape(-1)
 
 
 @compiled
@@ -85,45 +90,95 @@ def _cubic_weights(t):
     return far_left, near_left, near_right, _ONE - far_left - near_left - near_right
 
 
+# Flat arrays and unsigned offsets: numba tests every other index for being negative. Pixel (y, x) of a channel lies at
+# (y width + x) pixel_step + channel channel_step, so that planes and raw frames are read alike; flows are planes.
+
+
 @compiled
-def _warp(image, flow, reference, scale_x, scale_y, taps, out):
-    height, width, channels = image.shape
-    last_x, last_y = np.float32(width - 1), np.float32(height - 1)
+def _warp(
+    image, flow, reference, height, width, channels, pixel_step, channel_step, scale_x, scale_y, taps, out
+):  # fmt: skip
+    row_step = width * pixel_step
+    column, row = np.empty(width, np.int32), np.empty(width, np.int32)
+    shares_x, shares_y = np.empty(4 * width, np.float32), np.empty(4 * width, np.float32)
     for i in range(height):
+        # 1. where the pixels of this row are taken from; -1: from outside
+        _place(flow, i * width, 0, 1, scale_x, width, width, taps, column, shares_x)
+        _place(flow, (height + i) * width, i, 0, scale_y, height, width, taps, row, shares_y)
+        # 2. what is there
         for j in range(width):
-            x = np.float32(j) + flow[0, i, j] * scale_x
-            y = np.float32(i) + flow[1, i, j] * scale_y
-            # written so that a NaN target counts as outside
-            if not (x >= _ZERO and x < np.float32(width) and y >= _ZERO and y < np.float32(height)):
+            x, y = np.int64(column[_U(j)]), np.int64(row[_U(j)])
+            at = i * row_step + j * pixel_step
+            if x < 0 or y < 0:
                 for channel in range(channels):
-                    out[i, j, channel] = reference[i, j, channel]
-                continue
-            x, y = min(x, last_x), min(y, last_y)
-            if taps == 1:
-                nearest_x, nearest_y = int(np.rint(x)), int(np.rint(y))
+                    out[_U(at + channel * channel_step)] = reference[_U(at + channel * channel_step)]
+            elif taps == 1:
+                source = y * row_step + x * pixel_step
                 for channel in range(channels):
-                    out[i, j, channel] = image[nearest_y, nearest_x, channel]
-                continue
-            x0, y0 = int(x), int(y)
-            tx, ty = x - np.float32(x0), y - np.float32(y0)
-            if taps == 2:
-                x1, y1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1)
+                    out[_U(at + channel * channel_step)] = image[_U(source + channel * channel_step)]
+            elif taps == 2:
+                tx, ty = shares_x[_U(j)], shares_y[_U(j)]
+                right = (min(x + 1, width - 1) - x) * pixel_step
+                below = (min(y + 1, height - 1) - y) * row_step
                 for channel in range(channels):
-                    top = (_ONE - tx) * image[y0, x0, channel] + tx * image[y0, x1, channel]
-                    bottom = (_ONE - tx) * image[y1, x0, channel] + tx * image[y1, x1, channel]
-                    out[i, j, channel] = (_ONE - ty) * top + ty * bottom
-                continue
-            wx0, wx1, wx2, wx3 = _cubic_weights(tx)
-            wy = _cubic_weights(ty)
-            xa, xb, xc = max(x0 - 1, 0), min(x0 + 1, width - 1), min(x0 + 2, width - 1)
-            for channel in range(channels):
-                total = _ZERO
-                for k in range(4):
-                    row = min(max(y0 - 1 + k, 0), height - 1)
-                    total += wy[k] * (
-                        wx0 * image[row, xa, channel]
-                        + wx1 * image[row, x0, channel]
-                        + wx2 * image[row, xb, channel]
-                        + wx3 * image[row, xc, channel]
-                    )
-                out[i, j, channel] = total
+                    source = y * row_step + x * pixel_step + channel * channel_step
+                    top = (_ONE - tx) * image[_U(source)] + tx * image[_U(source + right)]
+                    bottom = (_ONE - tx) * image[_U(source + below)] + tx * image[_U(source + below + right)]
+                    out[_U(at + channel * channel_step)] = (_ONE - ty) * top + ty * bottom
+            elif 1 <= x < width - 2 and 1 <= y < height - 2:
+                source = (y - 1) * row_step + (x - 1) * pixel_step
+                for channel in range(channels):
+                    a = _U(source + channel * channel_step)
+                    b, c, d = a + _U(row_step), a + _U(2 * row_step), a + _U(3 * row_step)
+                    total = shares_y[_U(j)] * _line(image, a, _U(pixel_step), shares_x, j, width)
+                    total += shares_y[_U(width + j)] * _line(image, b, _U(pixel_step), shares_x, j, width)
+                    total += shares_y[_U(2 * width + j)] * _line(image, c, _U(pixel_step), shares_x, j, width)
+                    total += shares_y[_U(3 * width + j)] * _line(image, d, _U(pixel_step), shares_x, j, width)
+                    out[_U(at + channel * channel_step)] = total
+            else:
+                for channel in range(channels):
+                    total = _ZERO
+                    for k in range(4):
+                        begin = min(max(y - 1 + k, 0), height - 1) * row_step + channel * channel_step
+                        line = _ZERO
+                        for m in range(4):
+                            tap = _U(begin + min(max(x - 1 + m, 0), width - 1) * pixel_step)
+                            line += shares_x[_U(m * width + j)] * image[tap]
+                        total += shares_y[_U(k * width + j)] * line
+                    out[_U(at + channel * channel_step)] = total
+
+
+@inlined
+def _line(image, begin, step, shares, j, width):
+    return (
+        shares[_U(j)] * image[begin]
+        + shares[_U(width + j)] * image[begin + step]
+        + shares[_U(2 * width + j)] * image[begin + step + step]
+        + shares[_U(3 * width + j)] * image[begin + step + step + step]
+    )
+
+
+@compiled
+def _place(flow, offset, first, step, scale, size, width, taps, index, shares):
+    """Positions first + step j + scale flow along an axis of `size` pixels: whole part, and shares of the taps.
+
+    Whole part -1 where the position lies outside or is NaN. The nearest pixel has no shares, linear interpolation one,
+    of the second pixel.
+    """
+    last, limit = np.float32(size - 1), np.float32(size)
+    for j in range(width):
+        position = np.float32(first + step * j) + flow[_U(offset + j)] * scale
+        inside = (position >= _ZERO) & (position < limit)
+        clamped = min(position, last) if inside else _ZERO
+        if taps == 1:
+            clamped = np.rint(clamped)
+        whole = np.int32(clamped)
+        index[_U(j)] = whole if inside else np.int32(-1)
+        shares[_U(j)] = clamped - np.float32(whole)
+    if taps == 4:
+        for j in range(width):
+            far_left, near_left, near_right, far_right = _cubic_weights(shares[_U(j)])
+            shares[_U(j)] = far_left
+            shares[_U(width + j)] = near_left
+            shares[_U(2 * width + j)] = near_right
+            shares[_U(3 * width + j)] = far_right
