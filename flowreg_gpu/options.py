@@ -29,6 +29,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "interpolation_method": ("cubic", "linear", "nearest"),
 }
 
+_LONG_NAMES: Mapping[str, str] = {"gradient": "gc", "brightness": "gray", "census": "cs"}
+
 Weight = Sequence[float] | NDArray[np.floating[Any]] | None
 
 
@@ -125,6 +127,7 @@ class Options:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+            self._set(name, allowed[allowed.index(value)])  # a plain str also where a member of an Enum was given
         for name in ("cc_initialization", "update_initialization_w"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name}={getattr(self, name)!r} is not True or False")
@@ -195,6 +198,26 @@ class Options:
         """Build from a mapping; TypeError names every unknown key."""
         _check_names(values)
         return cls(**values)
+
+    @classmethod
+    def from_flow_params(cls, params: Mapping[str, Any]) -> Options:
+        """Build from flow parameters as pyflowreg names and passes them to its executors.
+
+        None means the default; the constancy assumption may have its long name; `iterations` or `update_lag` other
+        than the defaults ask for the solver that they belong to, 'sor'.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A value out of range, or an unknown name.
+        """
+        values = {name: value for name, value in params.items() if value is not None}
+        if "const_assumption" in values:
+            assumption = values["const_assumption"]
+            values["const_assumption"] = _LONG_NAMES.get(assumption, assumption)
+        if any(name in values and values[name] != getattr(cls, name) for name in ("iterations", "update_lag")):
+            values.setdefault("solver", "sor")
+        return cls.from_dict(values)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Options:

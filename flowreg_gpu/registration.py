@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,8 @@ class Registration:
         Input that cannot be registered.
     """
 
+    least_frames: ClassVar[int] = 2
+
     def __init__(
         self,
         reader: FrameReader,
@@ -137,7 +139,7 @@ class Registration:
     ) -> None:
         self.options = merge_options(options, {})
         check_size(reader.height, reader.width)
-        if reader.n_frames < 2:
+        if reader.n_frames < self.least_frames:
             raise ValueError(
                 f"the recording has {reader.n_frames} frame, expected at least 2; it was read with {reader.n_channels} "
                 'channels: if that is wrong, name its axes, e.g. axes="TYX"'
@@ -209,14 +211,8 @@ class Registration:
 
         Returns the statistics (T, 8) of the frames and the number of NaN or infinite pixels.
         """
-        n_frames, height, width, _ = self.reader.shape
-        window = self.options.buffer_size
-        first = min(FIRST_FLOWS, window, n_frames)
-        mean = FlowMean()
-        zero = np.zeros((2, height, width), np.float32)
-        for _ in self._batches(job, range(first), zero, mean, first, False, _Counter(report, "start", first)):
-            pass  # the mean is what is wanted
-        start = mean.planes()
+        n_frames, window = self.reader.n_frames, self.options.buffer_size
+        start = self._first_start(job, report)
         count = _Counter(report, "frames", n_frames)
         statistics, nonfinite = [], 0
         for begin in range(0, n_frames, window):
@@ -237,6 +233,16 @@ class Registration:
             if self.options.update_initialization_w:
                 start = mean.planes()
         return np.concatenate(statistics), nonfinite
+
+    def _first_start(self, job: Job, report: StageProgress) -> NDArray[np.float32]:
+        """Start flow (2, H, W) of the first window: the mean flow of its first frames, started from zero."""
+        n_frames, height, width, _ = self.reader.shape
+        first = min(FIRST_FLOWS, self.options.buffer_size, n_frames)
+        mean = FlowMean()
+        zero = np.zeros((2, height, width), np.float32)
+        for _ in self._batches(job, range(first), zero, mean, first, False, _Counter(report, "start", first)):
+            pass  # the mean is what is wanted
+        return mean.planes()
 
     def _batches(
         self,

@@ -237,6 +237,6 @@ def test_there_are_no_rooms_without_a_subject():
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_modules_import(path):
-    if module_name(path).endswith(("__main__", "cuda.device", "flowreg_gpu.pyflowreg")):
+    if module_name(path).endswith(("__main__", "cuda.device")):
         pytest.skip("runs, or needs a library that is optional")
     importlib.import_module(module_name(path))

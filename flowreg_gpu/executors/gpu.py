@@ -78,8 +78,8 @@ class GPUExecutor(BaseExecutor):
         super().__init__(n_workers)
         self._batch = None if batch is None else positive_integer("batch", batch)
         self._may_fall_back = fallback
-        self._index: int | None = device if isinstance(device, int) else None
-        self._device: Device | None = None if isinstance(device, int) else device
+        self._index: int | None = int(device) if isinstance(device, int | np.integer) else None
+        self._device: Device | None = None if isinstance(device, int | np.integer) else device
         self._stream: DeviceStream | None = None
         self._job: Job | None = None
         self._fallback: MultiprocessingExecutor | None = None
