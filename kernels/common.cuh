@@ -24,3 +24,18 @@ __device__ __forceinline__ int mirrored(int index, int size) {
   index = abs(index);
   return index < size ? index : 2 * size - 2 - index;
 }
+
+// What the threads of a block hold, merged in an order that depends on the block's size alone, and known to all of them.
+template <typename Partial>
+__device__ __forceinline__ Partial merge_block(const Partial& mine) {
+  Partial* partial = reinterpret_cast<Partial*>(shared_memory);  // (blockDim.x)
+  int thread = threadIdx.x;
+  __syncthreads();  // an earlier result has been read
+  partial[thread] = mine;
+  for (int half = blockDim.x / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (thread < half) partial[thread].merge(partial[thread + half]);
+  }
+  __syncthreads();
+  return partial[0];
+}

@@ -44,21 +44,6 @@ struct Overlaps {
   }
 };
 
-// What the threads of a block hold, merged in an order that depends on the block's size alone, and known to all of them.
-template <typename Partial>
-__device__ __forceinline__ Partial merge_block(const Partial& mine) {
-  Partial* partial = reinterpret_cast<Partial*>(shared_memory);  // (blockDim.x)
-  int thread = threadIdx.x;
-  __syncthreads();  // an earlier result has been read
-  partial[thread] = mine;
-  for (int half = blockDim.x / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (thread < half) partial[thread].merge(partial[thread + half]);
-  }
-  __syncthreads();
-  return partial[0];
-}
-
 // First largest real part of `count` values, known to all threads of a block.
 __device__ __forceinline__ Peak find_peak(const double2* values, int count) {
   Peak peak = {LOWEST, 0};

@@ -21,7 +21,7 @@ enum Column {
 
 struct ImageSums {
   double a, aa, ab;
-  __device__ __forceinline__ void add(const ImageSums& other) {
+  __device__ __forceinline__ void merge(const ImageSums& other) {
     a += other.a;
     aa += other.aa;
     ab += other.ab;
@@ -30,7 +30,7 @@ struct ImageSums {
 
 struct FlowSums {
   double length, u, v, divergence, largest;
-  __device__ __forceinline__ void add(const FlowSums& other) {
+  __device__ __forceinline__ void merge(const FlowSums& other) {
     length += other.length;
     u += other.u;
     v += other.v;
@@ -39,28 +39,13 @@ struct FlowSums {
   }
 };
 
-// Sum over the threads of a block, known to all of them.
-template <typename Sums>
-__device__ __forceinline__ Sums block_total(const Sums& mine) {
-  Sums* sums = reinterpret_cast<Sums*>(shared_memory);  // (blockDim.x)
-  int thread = threadIdx.x;
-  __syncthreads();  // an earlier total has been read
-  sums[thread] = mine;
-  for (int half = blockDim.x / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (thread < half) sums[thread].add(sums[thread + half]);
-  }
-  __syncthreads();
-  return sums[0];
-}
-
 // Sum of the parts of one image, known to all threads of a block.
 template <typename Sums>
 __device__ __forceinline__ Sums total_of_parts(const double* partial, int parts) {
   const Sums* part = reinterpret_cast<const Sums*>(partial);  // (parts)
   Sums sums = {};
-  for (int k = threadIdx.x; k < parts; k += blockDim.x) sums.add(part[k]);
-  return block_total(sums);
+  for (int k = threadIdx.x; k < parts; k += blockDim.x) sums.merge(part[k]);
+  return merge_block(sums);
 }
 
 // Block (part, 0, frame): `share` elements of a frame, a thread every blockDim.x-th of them.
@@ -79,7 +64,7 @@ __global__ void image_sums(const T* __restrict__ frames,         // (frames, ele
     sums.aa += a * a;
     sums.ab += a * b;
   }
-  sums = block_total(sums);
+  sums = merge_block(sums);
   if (threadIdx.x == 0) reinterpret_cast<ImageSums*>(partial)[blockIdx.z * (long long)gridDim.x + blockIdx.x] = sums;
 }
 
@@ -130,7 +115,7 @@ __global__ void flow_sums(const float* __restrict__ flow,  // (frames, 2, height
     if (x == width - 1) sums.divergence += line_divergence(plane_u + i - x, width, 1);
     if (y == height - 1) sums.divergence += line_divergence(plane_v + x, height, width);
   }
-  sums = block_total(sums);
+  sums = merge_block(sums);
   if (threadIdx.x == 0) reinterpret_cast<FlowSums*>(partial)[blockIdx.z * (long long)gridDim.x + blockIdx.x] = sums;
 }
 
