@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
 
-__all__ = ["BLOCK", "LINE", "line_grid", "pixel_grid", "upload"]
+__all__ = ["BLOCK", "LINE", "frame_stride", "line_grid", "pixel_grid", "upload"]
 
 #: Threads (x, y) of a block where a thread owns a pixel, and of one where it owns an element of a line.
 BLOCK = (32, 8)
