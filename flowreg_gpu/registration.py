@@ -27,6 +27,7 @@ from flowreg_gpu.io import (
     TiffReader,
     TiffWriter,
     check_output,
+    keep_partials,
     open_flow_writer,
     partial_name,
 )
@@ -255,8 +256,7 @@ class Registration:
         count: _Counter,
     ) -> Iterator[_Batch]:
         """Register frames, adding the flows of the last `averaged` ones to `mean`; yield batch by batch."""
-        assert job.preprocessing is not None
-        halo = job.preprocessing.halo
+        halo = job.halo
         for first in frames[:: self.batch]:
             stop = min(first + self.batch, frames.stop)
             batch = read_window(self.reader, first, stop, halo)
@@ -470,10 +470,7 @@ class FileRegistration:
             for writer in writers:
                 writer.close()
         except BaseException:
-            kept = [(writer, path) for writer in writers if (path := writer.keep_partial())]
-            for writer, path in kept:
-                finished = f"{writer.n_written} of {writer.n_frames} frames were finished"
-                warnings.warn(f"{finished} and are kept in {path!r}", RuntimeWarning, stacklevel=2)
+            keep_partials(writers)
             raise
         self._write_statistics(summary)
         return summary

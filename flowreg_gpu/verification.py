@@ -66,7 +66,7 @@ class Verifier:
 
     def __init__(self, job: Job, frames: Sequence[int]) -> None:
         self._frames = tuple(frames)
-        self._halo = 0 if job.preprocessing is None else job.preprocessing.halo
+        self._halo = job.halo
         self._executor = SequentialExecutor()
         self._executor.start_recording(job)
         self._differences: list[NDArray[np.float32]] = []

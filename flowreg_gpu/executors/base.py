@@ -62,6 +62,20 @@ class Job:
     weight: NDArray[np.float32]
     mean_weight: NDArray[np.float32]
 
+    def __post_init__(self) -> None:
+        if self.reference_planes is None and self.preprocessing is None:
+            raise ValueError("the job has neither reference_planes nor preprocessing")
+
+    @property
+    def halo(self) -> int:
+        """Frames that a batch has before and after those it registers."""
+        return 0 if self.preprocessing is None else self.preprocessing.halo
+
+    def check_planes(self, planes: NDArray[np.float32] | None) -> None:
+        """Raise ValueError where a batch is preprocessed twice or not at all."""
+        if (planes is None) == (self.preprocessing is None):
+            raise ValueError("a batch needs either the job's preprocessing or planes of its own")
+
 
 class BatchResult(NamedTuple):
     """Result of a batch; the arrays are valid until the executor's next batch.
@@ -263,6 +277,7 @@ class CPUExecutor(BaseExecutor):
 
     def __init__(self, n_workers: int | None = None) -> None:
         super().__init__(n_workers)
+        self._job: Job | None = None
         self._task: RegistrationTask | None = None
 
     @abc.abstractmethod
@@ -277,8 +292,7 @@ class CPUExecutor(BaseExecutor):
         """Take what all following batches share."""
         planes = job.reference_planes
         if planes is None:
-            if job.preprocessing is None:
-                raise ValueError("the job has neither reference_planes nor preprocessing")
+            assert job.preprocessing is not None
             planes = preprocess(job.reference[None], job.preprocessing.without_time())
         shared = {
             "reference": job.reference,
@@ -288,7 +302,7 @@ class CPUExecutor(BaseExecutor):
         }
         for name, array in shared.items():
             self._allocate(name, array.shape, np.float32)[...] = array
-        self._task = RegistrationTask(job.options, job.preprocessing)
+        self._job, self._task = job, RegistrationTask(job.options, job.preprocessing)
 
     def register_batch(
         self,
@@ -302,12 +316,10 @@ class CPUExecutor(BaseExecutor):
         averaged: int = 0,
     ) -> BatchResult:
         """Register one batch; see `BaseExecutor.register_batch`."""
-        if self._task is None:
+        if self._task is None or self._job is None:
             raise RuntimeError("register_batch was called before start_recording")
-        if (planes is None) == (self._task.preprocessing is None):
-            raise ValueError("a batch needs either the job's preprocessing or planes of its own")
-        halo = 0 if self._task.preprocessing is None else self._task.preprocessing.halo
-        count = len(frames) - 2 * halo
+        self._job.check_planes(planes)
+        count = len(frames) - 2 * self._job.halo
         self._allocate("frames", frames.shape, frames.dtype)[...] = frames
         self._allocate("start", start.shape, np.float32)[...] = start
         if planes is not None:
@@ -335,7 +347,7 @@ class LocalExecutor(CPUExecutor):
     def cleanup(self) -> None:
         """Release the arrays."""
         self._arrays.clear()
-        self._task = self._prepared = None
+        self._job = self._task = self._prepared = None
 
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         array = self._arrays.get(name)

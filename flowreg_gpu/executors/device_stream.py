@@ -184,7 +184,7 @@ class DeviceStream:
 
     def _ready_staging(self, batch: HostBatch, step: int) -> Staging:
         """The ring of the last batch, if it fits."""
-        inputs = batch.inputs(0, min(step, batch.count))
+        inputs = batch.inputs(0, step)
         key = (batch.halo, *((item.shape[1:], item.dtype) for item in inputs))
         if self._staging is None or key != self._staging_key or step > self._staging_frames:
             self._staging = None  # its memory first

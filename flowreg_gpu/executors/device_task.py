@@ -44,12 +44,13 @@ class DeviceTask:
         self._device, self._job = device, job
         self._operations = CudaOperations(device)
         self._settings = None if job.preprocessing is None else upload_settings(device, job.preprocessing)
-        self._reference = upload(device, np.ascontiguousarray(job.reference, np.float32))
+        raw = upload(device, np.ascontiguousarray(job.reference[None], np.float32))
+        self._reference = raw[0]
         self._reference_sums = prepare_reference(device, self._reference)
         height, width, _ = job.reference.shape
         self._estimator = FlowEstimator(
             self._operations,
-            self._reference_planes(),
+            self._reference_planes(raw),
             upload(device, np.ascontiguousarray(job.weight[None], np.float32)),
             job.mean_weight,
             height,
@@ -57,13 +58,11 @@ class DeviceTask:
             job.options,
         )
 
-    def _reference_planes(self) -> Buffer:
-        """(1, C, H, W), given with the job or preprocessed here."""
+    def _reference_planes(self, raw: Buffer) -> Buffer:
+        """(1, C, H, W), given with the job or preprocessed here from the raw reference (1, H, W, C)."""
         if self._job.reference_planes is not None:
             return upload(self._device, np.ascontiguousarray(self._job.reference_planes[None], np.float32))
-        if self._job.preprocessing is None:
-            raise ValueError("the job has neither reference_planes nor preprocessing")
-        raw = upload(self._device, np.ascontiguousarray(self._job.reference[None], np.float32))
+        assert self._job.preprocessing is not None
         preprocessing = self._job.preprocessing.without_time()
         return self._preprocess(raw, preprocessing, upload_settings(self._device, preprocessing))
 

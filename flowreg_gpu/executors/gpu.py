@@ -169,15 +169,13 @@ class GPUExecutor(BaseExecutor):
         """Register one batch; see `BaseExecutor.register_batch`."""
         if self._job is None:
             raise RuntimeError("register_batch was called before start_recording")
-        if (planes is None) == (self._job.preprocessing is None):
-            raise ValueError("a batch needs either the job's preprocessing or planes of its own")
+        self._job.check_planes(planes)
         if self._fallback is not None:
             return self._fallback.register_batch(
                 frames, start, planes, progress, keep_flow=keep_flow, mean=mean, averaged=averaged
             )
         assert self._stream is not None
-        halo = 0 if self._job.preprocessing is None else self._job.preprocessing.halo
-        batch = HostBatch(frames, start, planes, progress, keep_flow, mean, averaged, halo)
+        batch = HostBatch(frames, start, planes, progress, keep_flow, mean, averaged, self._job.halo)
         if planes is not None and len(planes) != batch.count:
             raise ValueError(f"planes hold {len(planes)} frames, expected {batch.count}")
         try:

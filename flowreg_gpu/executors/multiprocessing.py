@@ -38,7 +38,7 @@ class MultiprocessingExecutor(CPUExecutor):
         """Stop the workers and unlink the shared memory."""
         if self._pool is not None:
             self._pool.close()
-        self._pool = self._task = None
+        self._pool = self._job = self._task = None
 
     def _ready_pool(self) -> FramePool:
         if self._pool is None:

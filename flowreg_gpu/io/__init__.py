@@ -14,6 +14,7 @@ from flowreg_gpu.io.base import (
     PendingFile,
     ReservedFileWriter,
     check_output,
+    keep_partials,
     partial_name,
     supported_dtype,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "TiffReader",
     "TiffWriter",
     "check_output",
+    "keep_partials",
     "open_flow_writer",
     "partial_name",
     "read_image",

@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias, TypeVar
@@ -173,6 +174,14 @@ class FrameWriter(abc.ABC):
             self._open = False
             self._discard()
 
+    def keep_partial(self) -> list[str]:
+        """Give up, but keep the frames written so far in files with ``.partial`` before the extension; their names.
+
+        None where there is nothing to keep, or it cannot be kept.
+        """
+        self.abort()
+        return []
+
     @abc.abstractmethod
     def _store(self, frames: NDArray[Any], start: int) -> None:
         """Store frames that were checked; `start` is the index of the first."""
@@ -306,17 +315,10 @@ class ReservedFileWriter(FrameWriter):
         while remaining:
             remaining = remaining[self._file.write(remaining) :]
 
-    def keep_partial(self) -> str | None:
-        """Give up, but keep the frames written so far; the others are zero.
-
-        Returns
-        -------
-        str or None
-            Where they are, `partial_name`; None where there is nothing to keep, or it cannot be kept.
-        """
+    def keep_partial(self) -> list[str]:
+        """Give up, but keep the frames written so far, the others are zero; see `FrameWriter.keep_partial`."""
         if not self._open or not self.n_written:
-            self.abort()
-            return None
+            return super().keep_partial()
         self._open = False
         self._close_file()
         path = partial_name(self._pending.final_path)
@@ -324,8 +326,8 @@ class ReservedFileWriter(FrameWriter):
             os.replace(self._pending.path, path)
         except OSError:
             self._pending.discard()
-            return None
-        return path
+            return []
+        return [path]
 
     def _commit(self) -> None:
         self._file.close()
@@ -339,3 +341,12 @@ class ReservedFileWriter(FrameWriter):
         # Some file systems report a full disk on closing, which by now changes nothing.
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def keep_partials(writers: Sequence[FrameWriter]) -> None:
+    """Have the writers of a run that failed keep what they have; then a RuntimeWarning names every file."""
+    kept = [(writer, writer.keep_partial()) for writer in writers]
+    for writer, paths in kept:
+        for path in paths:
+            finished = f"{writer.n_written} of {writer.n_frames} frames were finished"
+            warnings.warn(f"{finished} and are kept in {path!r}", RuntimeWarning, stacklevel=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, PendingFile
+from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, PendingFile, keep_partials
 from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.pyflowreg.video import VideoSink
 from flowreg_gpu.registration import Registration, Summary
@@ -82,10 +81,7 @@ class Outputs(contextlib.ExitStack):
             for sink in self._sinks:
                 sink.close()
         except BaseException:
-            for sink in self._sinks:
-                for path in sink.keep_partial():
-                    finished = f"{sink.n_written} of {sink.n_frames} frames were finished"
-                    warnings.warn(f"{finished} and are kept in {path!r}", RuntimeWarning, stacklevel=3)
+            keep_partials(self._sinks)
             raise
         return summary
 

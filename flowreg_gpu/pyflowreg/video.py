@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from flowreg_gpu.executors.base import WARPABLE
 from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, check_output, partial_name, supported_dtype
 
 __all__ = ["BinnedReader", "VideoSink", "VideoSource"]
-
-FRAME_DTYPES = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
 
 
 class VideoSource(FrameReader):
@@ -33,7 +32,7 @@ class VideoSource(FrameReader):
     def __init__(self, reader: Any) -> None:
         self._reader = reader
         self.n_frames, self.height, self.width, self.n_channels = (int(size) for size in reader.shape)
-        self.dtype = supported_dtype(reader.dtype, type(reader).__name__, FRAME_DTYPES)
+        self.dtype = supported_dtype(reader.dtype, type(reader).__name__, WARPABLE)
         self.has_channel_axis = True
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
@@ -136,8 +135,7 @@ class VideoSink(FrameWriter):
     def keep_partial(self) -> list[str]:
         """Give up, but keep the frames written so far in files with ``.partial`` before the extension; their names."""
         if not self._open or not self.n_written:
-            self.abort()
-            return []
+            return super().keep_partial()
         self._open = False
         try:
             self._finish()
