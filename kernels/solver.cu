@@ -12,141 +12,7 @@
 // - sor: over-relaxed Gauss-Seidel in lexicographic order, u first, v with the new u of its pixel. A pixel (x, y) of sweep k
 //   needs what was done at smaller x + y + 2k alone, so that all pixels of equal t = x + y + 2k are relaxed at once; one
 //   block of threads a frame follows that wave, and several sweeps are under way at a time.
-//
-// A missing neighbour at the edge is the pixel's own value before its update: indices are clamped.
-//
-// psi = constant + factor (x + 1e-5)^power.
-#include "common.cuh"
-
-struct Psi {
-  float constant, factor, power;
-};
-
-// x^exponent for normal x > 0, relative error about 1e-6, by the arithmetic that the CPU uses: log2 as a series in
-// (m - 1) / (m + 1) of the mantissa m in [sqrt(1/2), sqrt(2)), 2^f as a Taylor polynomial for |f| <= 1/2.
-__device__ __forceinline__ float power(float x, float exponent) {
-  const int sqrt_half = 0x3F3504F3;
-  int bits = __float_as_int(x) - sqrt_half;
-  float mantissa = __int_as_float((bits & 0x007FFFFF) + sqrt_half);
-  float s = (mantissa - 1.0f) / (mantissa + 1.0f), s2 = s * s;
-  float log2 = (float)(bits >> 23) +
-               s * (2.88539004f + s2 * (0.961796701f + s2 * (0.577078044f + s2 * (0.412198573f + s2 * 0.3205989f))));
-  float y = exponent * log2, nearest = floorf(y + 0.5f), f = y - nearest;
-  float fraction =
-      1.0f + f * (0.693147182f + f * (0.240226507f + f * (0.0555041097f + f * (0.00961812865f + f * (0.00133335579f +
-                  f * (0.000154035297f + f * 1.52527336e-05f))))));
-  return fraction * __int_as_float(((int)nearest + 127) << 23);
-}
-
-__device__ __forceinline__ float robust_weight(float x, Psi psi) {
-  return psi.constant + psi.factor * power(x + 1e-5f, psi.power);
-}
-
-// The five pixels of the stencil, as offsets in a plane: before and after along the line that is relaxed in order (a column
-// for sor, a row for block, where it only fixes the order of sums), left and right of it.
-template <bool ORDERED>
-struct Stencil {
-  int here, before, after, left, right;
-  bool first, last;  // of the line
-  __device__ __forceinline__ Stencil(int x, int y, int height, int width) {
-    int position = ORDERED ? y : x, length = ORDERED ? height : width, step = ORDERED ? width : 1;
-    int line = ORDERED ? x : y, lines = ORDERED ? width : height, across = ORDERED ? 1 : width;
-    here = y * width + x;
-    first = position == 0;
-    last = position == length - 1;
-    before = first ? here : here - step;
-    after = last ? here : here + step;
-    left = line == 0 ? here : here - across;
-    right = line == lines - 1 ? here : here + across;
-  }
-};
-
-// alpha / h^2 along the line and across it.
-struct Smoothness {
-  float along, across;
-};
-
-// Weights of the four edges of a pixel where the smoothness is robust.
-struct Edges {
-  float before, after, left, right;
-  template <bool ORDERED>
-  __device__ __forceinline__ Edges(const float* psi, const Stencil<ORDERED>& at, Smoothness c)
-      : before(c.along * 0.5f * (psi[at.before] + psi[at.here])),
-        after(c.along * 0.5f * (psi[at.here] + psi[at.after])),
-        left(c.across * 0.5f * (psi[at.left] + psi[at.here])),
-        right(c.across * 0.5f * (psi[at.here] + psi[at.right])) {}
-};
-
-// Sum over the edges of a pixel of weight times difference.
-template <bool ORDERED, bool ROBUST>
-__device__ __forceinline__ float laplacian(const float* plane, const float* psi, const Stencil<ORDERED>& at,
-                                           Smoothness c) {
-  float here = plane[at.here];
-  if (ROBUST) {
-    Edges edge(psi, at, c);
-    return edge.before * (plane[at.before] - here) + edge.after * (plane[at.after] - here) +
-           edge.left * (plane[at.left] - here) + edge.right * (plane[at.right] - here);
-  }
-  float across = c.across * (plane[at.left] - 2.0f * here + plane[at.right]);
-  if (at.first) return c.along * (plane[at.after] - here) + across;
-  if (at.last) return c.along * (plane[at.before] - here) + across;
-  return c.along * (plane[at.before] - 2.0f * here + plane[at.after]) + across;
-}
-
-// What the sweeps need of a pixel. block: the inverse of its 2x2 system times omega (11, 12, 22), right-hand sides of u and
-// v. sor: omega over the diagonal of u, the same of v, the coupling, right-hand sides of u and v.
-struct Coefficients {
-  float k0, k1, k2, bu, bv;
-};
-
-template <int CHANNELS, bool ORDERED, bool ROBUST>
-__device__ __forceinline__ Coefficients fold(const float* tensor, const float* weight, const float* flow,
-                                             const float* psi_smooth, const Stencil<ORDERED>& at, long long plane, float du,
-                                             float dv, Smoothness c, float omega, Psi psi) {
-  // 1. smoothness: diagonal, and right-hand sides from the Laplacian of the flow
-  float diagonal = 2.0f * (c.along + c.across);
-  if (ROBUST) {
-    Edges edge(psi_smooth, at, c);
-    diagonal = edge.before + edge.after + edge.left + edge.right;
-  }
-  float bu = laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c);
-  float bv = laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c);
-
-  // 2. data term, summed over the channels
-  float d11 = 0.0f, d22 = 0.0f, d12 = 0.0f;
-#pragma unroll
-  for (int channel = 0; channel < CHANNELS; ++channel) {
-    const float* j = tensor + 6 * channel * plane + at.here;
-    float j11 = j[0], j22 = j[plane], j33 = j[2 * plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
-    float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
-    // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
-    float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane + at.here], 0.0f);
-    d11 += share * j11;
-    d22 += share * j22;
-    d12 += share * j12;
-    bu -= share * j13;
-    bv -= share * j23;
-  }
-
-  // 3. what the sweeps need
-  if (ORDERED) return {omega / (diagonal + d11), omega / (diagonal + d22), d12, bu, bv};
-  // the data part alone may have rank 1: its determinant is kept apart and from going below 0
-  float determinant = diagonal * (diagonal + d11 + d22) + fmaxf(d11 * d22 - d12 * d12, 0.0f);
-  float scale = omega / determinant;
-  return {scale * (diagonal + d22), -scale * d12, scale * (diagonal + d11), bu, bv};
-}
-
-__device__ __forceinline__ void store(const Coefficients& value, float* out, long long plane) {
-  out[0] = value.k0;
-  out[plane] = value.k1;
-  out[2 * plane] = value.k2;
-  out[3 * plane] = value.bu;
-  out[4 * plane] = value.bv;
-}
-
-__device__ __forceinline__ Coefficients load(const float* from, long long plane) {
-  return {from[0], from[plane], from[2 * plane], from[3 * plane], from[4 * plane]};
-}
+#include "relaxation.cuh"
 
 // Launch: blockIdx.z = frame; thread (x, y): the coefficients of one pixel, with psi of the present increment.
 template <int CHANNELS, bool ORDERED, bool ROBUST>
@@ -170,21 +36,6 @@ __global__ void refresh_coefficients(
         coefficients + blockIdx.z * 5 * plane + at.here, plane);
 }
 
-// psi_smooth of one pixel from the gradient of u + du, v + dv, by central differences; at the edge the missing neighbour is
-// the pixel itself. `half` is 1 / (2 h).
-template <bool ORDERED>
-__device__ __forceinline__ float smoothness_weight(const float* u, const float* v, const float* du, const float* dv,
-                                                   const Stencil<ORDERED>& at, Smoothness half, Psi psi) {
-  auto difference = [](const float* plane, const float* change, int to, int from) {
-    return plane[to] + change[to] - plane[from] - change[from];
-  };
-  float u_along = half.along * difference(u, du, at.after, at.before);
-  float u_across = half.across * difference(u, du, at.right, at.left);
-  float v_along = half.along * difference(v, dv, at.after, at.before);
-  float v_across = half.across * difference(v, dv, at.right, at.left);
-  return robust_weight(u_along * u_along + u_across * u_across + v_along * v_along + v_across * v_across, psi);
-}
-
 // Launch: blockIdx.z = frame; thread (x, y): psi_smooth of one pixel.
 template <bool ORDERED>
 __global__ void refresh_smoothness(const float* __restrict__ flow,       // (frames or 1, 2, height, width)
@@ -201,31 +52,6 @@ __global__ void refresh_smoothness(const float* __restrict__ flow,       // (fra
   const float* du = increment + blockIdx.z * 2 * plane;
   psi_smooth[blockIdx.z * plane + at.here] = smoothness_weight(
       u, u + plane, du, du + plane, at, {half_along, half_across}, {constant, factor, power});
-}
-
-// Update of u and v of one pixel by the rule block, from its neighbours'.
-template <bool ROBUST>
-__device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coefficients& value, const float* psi_smooth,
-                                            const Stencil<false>& at, Smoothness c, float omega) {
-  float su, sv;
-  if (ROBUST) {
-    Edges edge(psi_smooth, at, c);
-    auto around = [&](const float* now) {
-      return edge.before * now[at.before] + edge.after * now[at.after] + edge.left * now[at.left] +
-             edge.right * now[at.right];
-    };
-    su = around(du) + value.bu;
-    sv = around(dv) + value.bv;
-  } else {
-    auto around = [&](const float* now) {
-      return c.along * (now[at.before] + now[at.after]) + c.across * (now[at.left] + now[at.right]);
-    };
-    su = around(du) + value.bu;
-    sv = around(dv) + value.bv;
-  }
-  float keep = 1.0f - omega;
-  du[at.here] = keep * du[at.here] + value.k0 * su + value.k1 * sv;
-  dv[at.here] = keep * dv[at.here] + value.k1 * su + value.k2 * sv;
 }
 
 // Launch: blockIdx.z = frame; thread (i, y): the pixel of one colour, (x + y) % 2 == colour, x = 2i or 2i + 1. Neighbours have
