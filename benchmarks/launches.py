@@ -18,6 +18,7 @@ class PaperDevice:
     """As much of a `Device` as `DeviceTask` needs, without memory and without work: arrays have a shape only."""
 
     name = "paper"
+    shared_memory = 227 * 1024  # as on an H100
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """An array of that shape, all elements of which lie in one place."""

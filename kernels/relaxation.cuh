@@ -32,9 +32,12 @@ __device__ __forceinline__ float robust_weight(float x, Psi psi) {
 
 // The five pixels of the stencil, as offsets in a plane: before and after along the line that is relaxed in order (a column
 // for sor, a row for block, where it only fixes the order of sums), left and right of it.
-template <bool ORDERED>
-struct Stencil {
+struct Neighbours {
   int here, before, after, left, right;
+};
+
+template <bool ORDERED>
+struct Stencil : Neighbours {
   bool first, last;  // of the line
   __device__ __forceinline__ Stencil(int x, int y, int height, int width) {
     int position = ORDERED ? y : x, length = ORDERED ? height : width, step = ORDERED ? width : 1;
@@ -57,8 +60,7 @@ struct Smoothness {
 // Weights of the four edges of a pixel where the smoothness is robust.
 struct Edges {
   float before, after, left, right;
-  template <bool ORDERED>
-  __device__ __forceinline__ Edges(const float* psi, const Stencil<ORDERED>& at, Smoothness c)
+  __device__ __forceinline__ Edges(const float* psi, const Neighbours& at, Smoothness c)
       : before(c.along * 0.5f * (psi[at.before] + psi[at.here])),
         after(c.along * 0.5f * (psi[at.here] + psi[at.after])),
         left(c.across * 0.5f * (psi[at.left] + psi[at.here])),
@@ -87,11 +89,43 @@ struct Coefficients {
   float k0, k1, k2, bu, bv;
 };
 
+// The data term of one pixel, summed over the channels, whose planes lie `plane` apart; bu and bv hold the Laplacian of the flow
+// and `diagonal` the sum of the weights of the edges.
+template <int CHANNELS, bool ORDERED>
+__device__ __forceinline__ void fold_data(const float* tensor, const float* weight, long long plane, float du, float dv,
+                                          float diagonal, float omega, Psi psi, Coefficients& value) {
+  float d11 = 0.0f, d22 = 0.0f, d12 = 0.0f;
+#pragma unroll
+  for (int channel = 0; channel < CHANNELS; ++channel) {
+    const float* j = tensor + 6 * channel * plane;
+    float j11 = j[0], j22 = j[plane], j33 = j[2 * plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
+    float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
+    // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
+    float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane], 0.0f);
+    d11 += share * j11;
+    d22 += share * j22;
+    d12 += share * j12;
+    value.bu -= share * j13;
+    value.bv -= share * j23;
+  }
+  if (ORDERED) {
+    value.k0 = omega / (diagonal + d11);
+    value.k1 = omega / (diagonal + d22);
+    value.k2 = d12;
+    return;
+  }
+  // the data part alone may have rank 1: its determinant is kept apart and from going below 0
+  float determinant = diagonal * (diagonal + d11 + d22) + fmaxf(d11 * d22 - d12 * d12, 0.0f);
+  float scale = omega / determinant;
+  value.k0 = scale * (diagonal + d22);
+  value.k1 = -scale * d12;
+  value.k2 = scale * (diagonal + d11);
+}
+
 template <int CHANNELS, bool ORDERED, bool ROBUST>
 __device__ __forceinline__ Coefficients fold(const float* tensor, const float* weight, const float* flow,
                                              const float* psi_smooth, const Stencil<ORDERED>& at, long long plane, float du,
                                              float dv, Smoothness c, float omega, Psi psi) {
-  // 1. smoothness: diagonal, and right-hand sides from the Laplacian of the flow
   float diagonal = 2.0f * (c.along + c.across);
   if (ROBUST) {
     Edges edge(psi_smooth, at, c);
@@ -100,28 +134,9 @@ __device__ __forceinline__ Coefficients fold(const float* tensor, const float* w
   float bu = laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c);
   float bv = laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c);
 
-  // 2. data term, summed over the channels
-  float d11 = 0.0f, d22 = 0.0f, d12 = 0.0f;
-#pragma unroll
-  for (int channel = 0; channel < CHANNELS; ++channel) {
-    const float* j = tensor + 6 * channel * plane + at.here;
-    float j11 = j[0], j22 = j[plane], j33 = j[2 * plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
-    float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
-    // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
-    float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane + at.here], 0.0f);
-    d11 += share * j11;
-    d22 += share * j22;
-    d12 += share * j12;
-    bu -= share * j13;
-    bv -= share * j23;
-  }
-
-  // 3. what the sweeps need
-  if (ORDERED) return {omega / (diagonal + d11), omega / (diagonal + d22), d12, bu, bv};
-  // the data part alone may have rank 1: its determinant is kept apart and from going below 0
-  float determinant = diagonal * (diagonal + d11 + d22) + fmaxf(d11 * d22 - d12 * d12, 0.0f);
-  float scale = omega / determinant;
-  return {scale * (diagonal + d22), -scale * d12, scale * (diagonal + d11), bu, bv};
+  Coefficients value = {0.0f, 0.0f, 0.0f, bu, bv};
+  fold_data<CHANNELS, ORDERED>(tensor + at.here, weight + at.here, plane, du, dv, diagonal, omega, psi, value);
+  return value;
 }
 
 __device__ __forceinline__ void store(const Coefficients& value, float* out, long long plane) {
@@ -154,7 +169,7 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
 // Update of u and v of one pixel by the rule block, from its neighbours'.
 template <bool ROBUST>
 __device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coefficients& value, const float* psi_smooth,
-                                            const Stencil<false>& at, Smoothness c, float omega) {
+                                            const Neighbours& at, Smoothness c, float omega) {
   float su, sv;
   if (ROBUST) {
     Edges edge(psi_smooth, at, c);

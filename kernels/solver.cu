@@ -7,8 +7,8 @@
 // c = alpha / h^2, times psi_smooth averaged over the two pixels of an edge where a_smooth < 1. Two rules:
 //
 // - block: red-black, u and v of a pixel solved together, in three ways that agree to the last bit: a small level in one
-//   launch, the increment in shared memory; a large one in tiles, all sweeps between two refreshes of psi in one launch; and
-//   plainly, a launch for every colour, which is the yardstick of the others and does all that they do not;
+//   launch, the increment in shared memory; a large one in strips whose rows flow through shared memory, many sweeps in one
+//   launch; and plainly, a launch for every colour, which is the yardstick of the others and does all that they do not;
 // - sor: over-relaxed Gauss-Seidel in lexicographic order, u first, v with the new u of its pixel. A pixel (x, y) of sweep k
 //   needs what was done at smaller x + y + 2k alone, so that all pixels of equal t = x + y + 2k are relaxed at once; one
 //   block of threads a frame follows that wave, and several sweeps are under way at a time.
@@ -142,67 +142,130 @@ __global__ void __launch_bounds__(512, 1)
   }
 }
 
-// Launch: blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile with its halo. Refreshes psi_data,
-// then does `sweeps` sweeps of the rule block, with quadratic smoothness. Where the halo does not end at the edge of the level,
-// the pixels that have all their neighbours are one fewer on that side after every colour:
+// Launch: blockIdx = strip of columns, section of rows, and frame; threads (32, n). The first `first` sweeps of the rule block
+// and `more` after them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep
+// after the first ones. Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row
+// t - 2 - 2k, so that all half-sweeps of a step are independent, and its refresh one row ahead of it; what no later half-sweep
+// needs is overwritten. So a pixel is loaded once for all sweeps of a launch, or as often as strips need it for their halo: as
+// many pixels as half-sweeps on each side that does not end at the edge of the level, of which every half-sweep leaves one
+// fewer with known neighbours.
 //
-//   |<- halo = 2 sweeps ->|<- tile ->|<- halo ->|      relaxed by colour 1: all but the outermost pixels, ...,
-//                                                     by colour 2 sweeps: the tile
+//   rows of shared memory     per half-sweep: 2 of 5 coefficients; per column of them:
+//   (lines of `pitch`)        increment: 2 half_sweeps + 2 of u and v
+//                             what a refresh reads: 2 (half-sweep of the last one) + 2 of tensor, weight, Laplacian of the flow
+//
+// A line is sorted by colour: pixel i of a colour is column 2 i + parity of the strip, parity = (y + colour) % 2. Its
+// neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity and i + parity.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
-    relax_tiles(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
-                const float* __restrict__ weight,  // (CHANNELS, height, width)
-                const float* __restrict__ flow,    // (frames or 1, 2, height, width)
-                const float* __restrict__ before,  // (frames, 2, height, width), the increment so far
-                int height, int width, int tile_height, int tile_width, long long flow_stride, int sweeps, float along,
-                float across, float omega, float constant, float factor, float power,
-                float* __restrict__ increment) {  // (frames, 2, height, width)
-  const int plane = height * width, halo = 2 * sweeps;
-  const int first_x = blockIdx.x * tile_width, last_x = min(first_x + tile_width, width);
-  const int first_y = blockIdx.y * tile_height, last_y = min(first_y + tile_height, height);
-  const int left = max(first_x - halo, 0), right = min(last_x + halo, width);
-  const int top = max(first_y - halo, 0), bottom = min(last_y + halo, height);
-  const int columns = right - left, pixels = columns * (bottom - top);
+    relax_strips(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
+                 const float* __restrict__ weight,  // (CHANNELS, height, width)
+                 const float* __restrict__ flow,    // (frames or 1, 2, height, width)
+                 const float* __restrict__ before,  // (frames, 2, height, width), the increment so far; unused where fresh
+                 int height, int width, int strip_height, int strip_width,  // without halo; strip_width is even
+                 long long flow_stride, int fresh, int first, int more, int lag, float along, float across, float omega,
+                 float first_constant, float first_factor, float first_power,  // psi before sweep 0
+                 float constant, float factor, float power,                    // psi from then on
+                 float* __restrict__ increment) {  // (frames, 2, height, width)
+  constexpr int FIXED = 7 * CHANNELS + 2;  // floats of a pixel that a refresh reads
+  const int plane = height * width, half_sweeps = 2 * (first + more), refreshes = 1 + (more + lag - 1) / lag;
+  const int first_x = blockIdx.x * strip_width, last_x = min(first_x + strip_width, width);
+  const int first_y = blockIdx.y * strip_height, last_y = min(first_y + strip_height, height);
+  const int left = max(first_x - half_sweeps, 0), right = min(last_x + half_sweeps, width);  // left is even
+  const int top = max(first_y - half_sweeps, 0), bottom = min(last_y + half_sweeps, height);
+  const int half = (right - left + 1) / 2, pitch = 2 * half;
   const Smoothness c = {along, across};
   tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
   flow += blockIdx.z * flow_stride;
   before += (long long)blockIdx.z * 2 * plane;
   increment += (long long)blockIdx.z * 2 * plane;
-  float* du = (float*)shared_memory;
-  float* dv = du + pixels;
-  float* coefficients = dv + pixels;
 
-  // 1. increment and coefficients of tile and halo
-  for (int pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-    Stencil<false> at(left + pixel % columns, top + pixel / columns, height, width);
-    du[pixel] = before[at.here];
-    dv[pixel] = before[plane + at.here];
-    store(fold<CHANNELS, false, false>(tensor, weight, flow, before, at, plane, du[pixel], dv[pixel], c, omega,
-                                       {constant, factor, power}),
-          coefficients + pixel, pixels);
-  }
-  __syncthreads();
+  const int rows = 2 * half_sweeps + 2;
+  const auto refreshed_before = [&](int refresh) {  // which half-sweep
+    return refresh == 0 ? 0 : min(2 * (first + (refresh - 1) * lag), half_sweeps);
+  };
+  const int fixed_rows = 2 * refreshed_before(refreshes - 1) + 2;
+  float* du = (float*)shared_memory;  // (rows, pitch)
+  float* dv = du + rows * pitch;
+  float* coefficients = dv + rows * pitch;                       // (2 half_sweeps, 5, pitch)
+  float* fixed = coefficients + 2 * half_sweeps * 5 * pitch;     // (fixed_rows, FIXED, pitch)
 
-  // 2. one colour after the other, where the neighbours are known
-  for (int half_sweep = 0; half_sweep < 2 * sweeps; ++half_sweep) {
-    int x0 = left == 0 ? 0 : left + half_sweep + 1, x1 = right == width ? width : right - half_sweep - 1;
-    int y0 = top == 0 ? 0 : top + half_sweep + 1, y1 = bottom == height ? height : bottom - half_sweep - 1;
-    int pairs = (x1 - x0 + 1) / 2;
-    for (int pair = threadIdx.x; pair < pairs * (y1 - y0); pair += blockDim.x) {
-      int y = y0 + pair / pairs, x = x0 + 2 * (pair % pairs) + (x0 + y + half_sweep) % 2;
-      if (x >= x1) continue;
-      Stencil<false> at(x - left, y - top, bottom - top, columns);
-      relax_pixel<false>(du, dv, load(coefficients + at.here, pixels), coefficients, at, c, omega);
+  // Coefficients of a row between one refresh and the next: 2 rows for every half-sweep between them.
+  const auto coefficients_of = [&](int refresh, int y) {
+    int begin = refreshed_before(refresh), end = refreshed_before(refresh + 1);
+    return coefficients + (2 * begin + (y - top) % (2 * (end - begin))) * 5 * pitch;
+  };
+  // The pixels that are at least `margin` from where the strip was cut out.
+  const auto inside = [&](int x, int margin) {
+    return x >= (left == 0 ? 0 : left + margin) && x < (right == width ? width : right - margin);
+  };
+  const auto row_inside = [&](int y, int margin) {
+    return y >= (top == 0 ? 0 : top + margin) && y < (bottom == height ? height : bottom - margin);
+  };
+
+  const auto load_pixel = [&](int x, int y) {
+    Stencil<false> at(x, y, height, width);
+    int line = (y - top) % rows * pitch, sorted = (x + y) % 2 * half + (x - left) / 2;
+    du[line + sorted] = fresh ? 0.0f : before[at.here];
+    dv[line + sorted] = fresh ? 0.0f : before[plane + at.here];
+    float* out = fixed + (y - top) % fixed_rows * FIXED * pitch + sorted;
+#pragma unroll
+    for (int k = 0; k < 6 * CHANNELS; ++k) out[k * pitch] = tensor[(long long)k * plane + at.here];
+#pragma unroll
+    for (int k = 0; k < CHANNELS; ++k) out[(6 * CHANNELS + k) * pitch] = weight[(long long)k * plane + at.here];
+    out[7 * CHANNELS * pitch] = laplacian<false, false>(flow, flow, at, c);
+    out[(7 * CHANNELS + 1) * pitch] = laplacian<false, false>(flow + plane, flow, at, c);
+  };
+  const auto refresh_pixel = [&](int refresh, int sorted, int y) {
+    const float* in = fixed + (y - top) % fixed_rows * FIXED * pitch + sorted;
+    int here = (y - top) % rows * pitch + sorted;
+    Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
+    Coefficients value = {0.0f, 0.0f, 0.0f, in[7 * CHANNELS * pitch], in[(7 * CHANNELS + 1) * pitch]};
+    fold_data<CHANNELS, false>(in, in + 6 * CHANNELS * pitch, pitch, du[here], dv[here], 2.0f * (c.along + c.across),
+                               omega, psi, value);
+    store(value, coefficients_of(refresh, y) + sorted, pitch);
+  };
+  const auto relax = [&](int half_sweep, int i, int x, int y) {
+    int refresh = half_sweep < 2 * first ? 0 : 1 + (half_sweep - 2 * first) / (2 * lag);
+    int colour = half_sweep % 2, parity = (y + colour) % 2, own = colour * half + i, other = half - colour * half + i;
+    int line = (y - top) % rows * pitch;
+    Neighbours at;
+    at.here = line + own;
+    at.before = x == 0 ? at.here : line + other - 1 + parity;
+    at.after = x == width - 1 ? at.here : line + other + parity;
+    at.left = y == 0 ? at.here : (y - 1 - top) % rows * pitch + other;
+    at.right = y == height - 1 ? at.here : (y + 1 - top) % rows * pitch + other;
+    relax_pixel<false>(du, dv, load(coefficients_of(refresh, y) + own, pitch), du, at, c, omega);
+  };
+
+  // At every step, the warps share out: runs of 32 columns to load, runs of 32 pixels of one colour to refresh and to relax,
+  // runs of 32 columns to write.
+  const int lane = threadIdx.x, spans = (right - left + 31) / 32, runs = (half + 31) / 32;
+  const int refreshing = spans, relaxing = refreshing + 2 * runs * refreshes, writing = relaxing + runs * half_sweeps;
+  for (int step = 0; step <= bottom - top + 2 * half_sweeps; ++step) {
+    for (int part = threadIdx.y; part < writing + spans; part += blockDim.y) {
+      if (part < refreshing) {
+        int x = left + 32 * part + lane, y = top + step;
+        if (x < right && y < bottom) load_pixel(x, y);
+      } else if (part < relaxing) {
+        int refresh = (part - refreshing) / (2 * runs), run = (part - refreshing) % (2 * runs), colour = run / runs;
+        int margin = refreshed_before(refresh), i = 32 * (run % runs) + lane, y = top + step - 1 - 2 * margin;
+        int x = left + 2 * i + (y + colour) % 2;
+        if (y >= top && row_inside(y, margin) && inside(x, margin)) refresh_pixel(refresh, colour * half + i, y);
+      } else if (part < writing) {
+        int half_sweep = (part - relaxing) / runs, i = 32 * ((part - relaxing) % runs) + lane;
+        int y = top + step - 2 - 2 * half_sweep, x = left + 2 * i + (y + half_sweep) % 2;
+        if (y >= top && row_inside(y, half_sweep + 1) && inside(x, half_sweep + 1)) relax(half_sweep, i, x, y);
+      } else {
+        int x = left + 32 * (part - writing) + lane, y = top + step - 1 - 2 * half_sweeps;
+        if (x >= first_x && x < last_x && y >= first_y && y < last_y) {
+          int here = (y - top) % rows * pitch + (x + y) % 2 * half + (x - left) / 2;
+          increment[y * width + x] = du[here];
+          increment[plane + y * width + x] = dv[here];
+        }
+      }
     }
     __syncthreads();
-  }
-
-  // 3. the tile
-  const int core = last_x - first_x;
-  for (int pixel = threadIdx.x; pixel < core * (last_y - first_y); pixel += blockDim.x) {
-    int x = first_x + pixel % core, y = first_y + pixel / core, here = (y - top) * columns + x - left;
-    increment[y * width + x] = du[here];
-    increment[plane + y * width + x] = dv[here];
   }
 }
 

@@ -142,15 +142,22 @@ def solver_case(height, width, channels, frames=2):
     return tensor, weight, flows(frames, height, width)
 
 
-@pytest.fixture(params=["whole", "tiles", "small tiles", "colours"])
-def block_kernels(request, monkeypatch):
-    """All ways of the rule block: small levels whole, large ones in tiles, the plain kernels as the yardstick."""
-    if request.param != "whole":
-        monkeypatch.setattr(solver, "SHARED_MEMORY", 0)
-    if request.param == "small tiles":
-        monkeypatch.setattr(solver, "TILE", (7, 5))
-    if request.param == "colours":
-        monkeypatch.setattr(solver, "TILE_SWEEPS", 0)
+@pytest.fixture(params=["whole", "strips", "narrow strips", "colours"])
+def block_kernels(request, monkeypatch, device):
+    """All ways of the rule block: small levels whole, large ones in strips, the plain kernels as the yardstick."""
+    if request.param == "whole":
+        return
+    way = "colours" if request.param == "colours" else "strips"
+    monkeypatch.setattr(solver, "_level_memory", lambda height, width: 2**30)
+    chosen = solver._way
+    monkeypatch.setattr(solver, "_way", lambda *level: way if chosen(*level) == "strips" else chosen(*level))
+    if request.param == "narrow strips":
+        for owner, name in ((device, "shared_memory"), (solver, "SHARED_MEMORY")):
+            monkeypatch.setattr(owner, name, 16 * 1024)
+        monkeypatch.setattr(solver, "NARROWEST_STRIP", 2)
+        monkeypatch.setattr(solver, "LARGEST_HALO", 9.0)
+    else:
+        monkeypatch.setattr(solver, "BLOCKS", 1)
 
 
 def solve_both(device, operations, tensor, weight, flow, relaxation):
@@ -185,6 +192,43 @@ def test_levels_that_are_relaxed_in_one_launch(side, fits):
     device = EmulatedDevice()
     solve_both(device, CudaOperations(device), *solver_case(side, side, 1), Relaxation("block", 1.8, 1, 2, 0.45, 1.0))
     assert (("solver.cu", "relax_level<1, false>") in device.launches) == fits
+
+
+@pytest.mark.parametrize("width", [107, 168, 262, 410, 512, 1024, 2048])
+def test_strips_move_few_bytes(width):
+    """Below 12 bytes a pixel and sweep on an H100: what is read with the halo, and the increment that is written."""
+    relaxation, shared_memory = Relaxation("block", 1.7, 20, 2, 0.45, 1.0), 227 * 1024
+    strip, runs = solver._plan_strips(width, 1, relaxation, shared_memory)
+    assert len(runs) <= 4
+    assert sum(run.first + run.more for run in runs) == relaxation.sweeps
+    inner_edges = 2 * (-(-width // strip) - 1)
+    nbytes = 0.0
+    for number, run in enumerate(runs):
+        halo = 2 * (run.first + run.more)
+        read = 6 + 1 + 2 + (2 if number else 0)  # tensor, weight, flow, increment
+        nbytes += 4 * (read * (1 + inner_edges * halo / width) + 2)
+        assert 4 * run.floats(1, relaxation.lag) * min(strip + 2 * halo, width + width % 2) <= shared_memory
+    assert nbytes / relaxation.sweeps < 12
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 8])
+@pytest.mark.parametrize(("sweeps", "lag"), [(1, 1), (1, 2), (20, 2), (7, 3), (50, 5)])
+def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
+    """Every launch fits, and all sweeps are done with psi refreshed in time."""
+    relaxation = Relaxation("block", 1.7, sweeps, lag, 0.45, 1.0)
+    if solver._way(512, 512, channels, relaxation) != "strips":
+        assert (channels, lag) in {(4, 5), (8, 5)}
+        return
+    strip, runs = solver._plan_strips(512, channels, relaxation, solver.SHARED_MEMORY)
+    assert strip % 2 == 0
+    assert sum(run.first + run.more for run in runs) == sweeps
+    done = 0
+    for run in runs:
+        refreshed = done + 1 if done or lag == 1 else lag  # the first sweep, counted from 1, with a psi of its own
+        assert refreshed % lag == 0
+        assert run.unweighted == (done == 0 and lag > 1)
+        assert 4 * run.floats(channels, lag) * (strip + 4 * (run.first + run.more)) <= solver.SHARED_MEMORY
+        done += run.first + run.more
 
 
 def test_solver_at_extreme_stiffness(device, operations):

@@ -81,9 +81,15 @@ class Device(Protocol):
     the compute stream: its memory may be given to another buffer as soon as the last reference is gone and the
     compute stream has done what is queued by then, so whoever uses it on another stream keeps a reference until that
     is done.
+
+    Attributes
+    ----------
+    shared_memory : int
+        Bytes of shared memory that a block can have.
     """
 
     name: str
+    shared_memory: int
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
         """Device memory of unspecified contents; DeviceMemoryError where there is too little."""
@@ -233,6 +239,8 @@ class CudaDevice:
         self._errors = (MemoryError, RuntimeError, ImportError, OSError, self._cupy.cuda.compiler.CompileException)
         with self._working():
             self._compute = self._cupy.cuda.Stream(non_blocking=True)
+            runtime = self._cupy.cuda.runtime
+            self.shared_memory = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, index))
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:

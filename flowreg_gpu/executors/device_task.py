@@ -110,7 +110,7 @@ def frame_bytes(
         held += flow  # of the stage before
     pyramid = planes * sum(area for area in areas if area != pixels)
     size = levels[-1].height, levels[-1].width
-    scratch = float32 * scratch_planes(*size, choose_relaxation(options, *size))
+    scratch = float32 * scratch_planes(*size, channels, choose_relaxation(options, *size))
     solver = (flow + 6 * planes + flow + scratch) * areas[-1]
     solving = held * pixels + pyramid + solver
     filtering = 0 if own_planes else (2 * planes + float32) * pixels

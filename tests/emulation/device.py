@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from emulation.compiler import EmulationError, compile_kernel
-from emulation.launch import CompiledKernel
+from emulation.launch import MOST_SHARED_BYTES, CompiledKernel
 from emulation.memory import Allocation, Buffer, Memory, Record, array_of, poison
 from flowreg_gpu.cuda.device import Kernel
 from flowreg_gpu.cuda.source import kernel_source
@@ -71,9 +71,12 @@ class EmulatedDevice:
     ----------
     launches : collections.Counter
         Number of launches by (file, expression), counted when they are asked for.
+    shared_memory : int
+        Bytes that a block can have: as on an H100, or fewer where a test says so.
     """
 
     name = "emulated device"
+    shared_memory = MOST_SHARED_BYTES
 
     def __init__(
         self,
