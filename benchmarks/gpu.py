@@ -161,7 +161,7 @@ def count_launches(setting: Setting, frames: int) -> tuple[int, int]:
     recorder = RecordingDevice(PaperDevice())
     reference = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
     run_batch = computation(
-        recorder, np.empty((frames, *shape), np.uint16), reference, Options(quality=setting.quality)
+        recorder, np.empty((frames, *shape), np.uint16), reference, Options(quality=setting.quality), graphs=False
     )
     recorder.launches.clear()  # those of the reference
     run_batch()
@@ -224,7 +224,7 @@ def kernels(run: Run) -> Result:
     for name, options in KERNEL_OPTIONS.items():
         timer = None if run.emulated else LaunchTimer(run.device)
         recorder = RecordingDevice(run.device, timer)
-        run_batch = computation(recorder, frames, recording.reference, Options(**options))
+        run_batch = computation(recorder, frames, recording.reference, Options(**options), graphs=False)
         for _ in range(1 if run.emulated else 3):  # the first ones compile, and fill the pool of memory
             recorder.launches.clear()
             if timer is not None:
@@ -278,8 +278,9 @@ def end_to_end(run: Run) -> Result:
         longest = max(longest, time.monotonic() - began)
         print(f"  {setting.size} {setting.quality}: {time.monotonic() - began:.0f} s")
     lines = [
-        "compute: frames that lie on the device; array, file: whole runs, start flow included, without flow output. "
-        "Files are read from the system's cache. Parts are measured alone; stage is the copy to pinned memory.",
+        "compute: frames that lie on the device; launched: the same without CUDA graphs; array, file: whole runs, "
+        "start flow included, without flow output. Files are read from the system's cache. Parts are measured alone; "
+        "stage is the copy to pinned memory.",
         "",
     ]
     return {"rows": rows}, lines + end_to_end_table(rows)
@@ -287,7 +288,7 @@ def end_to_end(run: Run) -> Result:
 
 def end_to_end_table(rows: list[dict[str, Any]]) -> list[str]:
     """Frames per second of three ways, and milliseconds per frame of their parts."""
-    ways, parts = ("compute", "array", "file"), ("read", "stage", "upload", "compute", "download", "write")
+    ways, parts = ("compute", "launched", "array", "file"), ("read", "stage", "upload", "compute", "download", "write")
     columns = (
         "size",
         "preset",

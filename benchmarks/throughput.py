@@ -129,9 +129,11 @@ def make_job(reference: np.ndarray, options: Options) -> Job:
     return Job(options, reference, None, preprocessing, *channel_weights(options, height, width, channels))
 
 
-def computation(device: Device, frames: np.ndarray, reference: np.ndarray, options: Options) -> Callable[[], Any]:
+def computation(
+    device: Device, frames: np.ndarray, reference: np.ndarray, options: Options, graphs: bool = True
+) -> Callable[[], Any]:
     """A call that queues the registration of frames that lie on the device already."""
-    task = DeviceTask(device, make_job(reference, options))
+    task = DeviceTask(device, make_job(reference, options), graphs)
     start = upload(device, np.zeros((1, 2, *reference.shape[:2]), np.float32))
     moving = upload(device, frames)
     return lambda: task.run(moving, start)
@@ -180,9 +182,12 @@ class Bench:
             row |= self._files(recording, executor, options)
         row |= self._transfers(recording)
         frames = np.ascontiguousarray(recording.movie[:DEVICE_FRAMES])
-        call = computation(self.device, frames, recording.reference, options)
-        row["compute"] = per_frame(self.clock.queued(call), len(frames))
-        self.device.synchronize()
+        for name, graphs in (("compute", True), ("launched", False)):
+            call = computation(self.device, frames, recording.reference, options, graphs)
+            call()  # what comes again is recorded
+            row[name] = per_frame(self.clock.queued(call), len(frames))
+            self.device.synchronize()
+            del call  # and its memory
         return row
 
     def _check(self, recording: Recording, executor: fg.GPUExecutor, options: Options) -> dict[str, float]:

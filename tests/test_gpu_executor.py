@@ -15,7 +15,7 @@ from emulation import EmulatedDevice
 from recordings import LEVELS, recording
 
 import flowreg_gpu as fg
-from flowreg_gpu.cuda.device import DeviceError
+from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
 from flowreg_gpu.executors.base import FlowMean, Job
 from flowreg_gpu.executors.device_stream import LARGEST_BATCH, MEMORY_SHARE, device_batch
 from flowreg_gpu.executors.device_task import frame_bytes
@@ -248,6 +248,44 @@ def test_memory_per_frame(channels, dtype, options):
 
 def test_memory_per_frame_of_a_common_recording():
     assert frame_bytes(512, 512, 1, 2, Options()) <= 24e6
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("fault", ["none", "graph", "memory", "replay"])
+def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
+    """From the second on, launches are replayed; what cannot be recorded is launched; a fault loses nothing."""
+    movie = recording(9, 26, 31)
+    expected = register(movie, fg.SequentialExecutor(), **FAST)
+    executor = emulated(2, lazy=lazy, fallback=True)
+    device, graphs = executor._device, []
+    record_graph = device.record_graph
+
+    def watched(work):
+        if fault == "graph":
+            raise DeviceError("no graphs here")
+        if fault == "memory" and not graphs:
+            graphs.append("none")
+            raise DeviceMemoryError("no memory here")
+        result, replay = record_graph(work)
+
+        def counted():
+            if fault == "replay" and len(graphs) == 2:
+                device.fail_at(1, DeviceError("a fault"))
+            graphs.append("replayed")
+            replay()
+
+        return result, counted
+
+    monkeypatch.setattr(device, "record_graph", watched)
+    said = {
+        "none": contextlib.nullcontext(),
+        "graph": pytest.warns(RuntimeWarning, match="no graphs here; going on without a CUDA graph"),
+        "memory": pytest.warns(RuntimeWarning, match="2 frames do not fit .* going on with 1 at a time"),
+        "replay": pytest.warns(RuntimeWarning, match=r"a fault\); after \d+ frames, going on with 'multiprocessing'"),
+    }
+    with executor, said[fault]:
+        assert_same(register(movie, executor, **FAST), expected)
+    assert len(graphs) == {"none": 6, "graph": 0, "memory": 16, "replay": 3}[fault]
 
 
 def test_batch_from_free_memory():

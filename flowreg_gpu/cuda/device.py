@@ -7,11 +7,12 @@ the emulated device of the tests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -47,6 +48,7 @@ _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUFF
 Stream = Any  # what Device.stream returns; None names the compute stream
 Event = Any  # what Device.event returns
 
+_Result = TypeVar("_Result")
 Index = int | slice | EllipsisType
 Kernel = Callable[..., None]  # kernel(grid, block, args, shared_mem=0, stream=None)
 
@@ -127,6 +129,14 @@ class Device(Protocol):
 
     def fft2(self, images: Buffer, inverse: bool = False) -> Buffer:
         """Two-dimensional Fourier transform of every image: (..., h, w) complex128, scaled by 1 / (h w) backwards."""
+
+    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Record what `work` queues instead of doing it: its result, and the function that queues all of it.
+
+        `work` launches kernels that have been launched before, copies from buffer to buffer, and nothing else. What it
+        allocates is kept for the recording alone, which uses the same memory every time: its result is that of the
+        latest replay.
+        """
 
     def free_memory(self) -> int:
         """Bytes that `empty` could still give out."""
@@ -357,6 +367,29 @@ class CudaDevice:
         with self._working(), self._compute, self._cupy.cuda.using_allocator(self._pool.malloc):
             transformed: Buffer = transform(images, axes=(-2, -1))
         return transformed
+
+    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Record launches as a CUDA graph; see `Device`."""
+        usual, own = self._pool, self._cupy.cuda.MemoryPool()
+        with self._working():
+            self._compute.begin_capture()
+        self._pool = own
+        try:
+            result = work()
+        except BaseException:
+            with contextlib.suppress(*self._errors), self._device:  # of the recording that is broken off
+                self._compute.end_capture()
+            raise
+        finally:
+            self._pool = usual
+        with self._working():
+            graph = self._compute.end_capture()
+        return result, functools.partial(self._replay, graph, own)
+
+    def _replay(self, graph: Any, memory: Any) -> None:
+        """Queue a graph; `memory` is the pool that it uses."""
+        with self._working():
+            graph.launch(self._compute)
 
     def free_memory(self) -> int:
         """Bytes that `empty` could still give out."""

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from types import EllipsisType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,6 +23,7 @@ _ALIGNMENT = 512  # CuPy's
 _INTEGER_POISON = 0xA5
 _numbers = itertools.count(1)
 
+_Result = TypeVar("_Result")
 Index = int | slice | EllipsisType
 
 
@@ -177,6 +178,22 @@ class Memory:
         with self._lock:
             self.live -= allocation.contents.nbytes
         self._on_release(allocation)
+
+    def reserve(self, work: Callable[[], _Result]) -> tuple[_Result, object]:
+        """What `work` returns, and an object during whose life all memory counts that was in use in it at a time."""
+        earlier, self.peak = self.peak, self.live
+        try:
+            result = work()
+        finally:
+            held, self.peak = self.peak - self.live, max(earlier, self.peak)
+        reservation = _Ownership()
+        self.live += held
+        weakref.finalize(reservation, self._end_reservation, held).atexit = False
+        return result, reservation
+
+    def _end_reservation(self, held: int) -> None:
+        with self._lock:
+            self.live -= held
 
 
 def array_of(buffer: Buffer) -> NDArray[Any]:
