@@ -142,6 +142,13 @@ __global__ void __launch_bounds__(512, 1)
   }
 }
 
+// Division without a divide instruction; exact while dividend times divisor stays below 65536.
+struct Divisor {
+  int inverse;
+  __device__ __forceinline__ explicit Divisor(int divisor) : inverse(65536 / divisor + 1) {}
+  __device__ __forceinline__ int quotient(int dividend) const { return dividend * inverse >> 16; }
+};
+
 // Launch: blockIdx = strip of columns, section of rows, and frame; threads (32, n). The first `first` sweeps of the rule block
 // and `more` after them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep
 // after the first ones. Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row
@@ -150,9 +157,8 @@ __global__ void __launch_bounds__(512, 1)
 // many pixels as half-sweeps on each side that does not end at the edge of the level, of which every half-sweep leaves one
 // fewer with known neighbours.
 //
-//   rows of shared memory     per half-sweep: 2 of 5 coefficients; per column of them:
-//   (lines of `pitch`)        increment: 2 half_sweeps + 2 of u and v
-//                             what a refresh reads: 2 (half-sweep of the last one) + 2 of tensor, weight, Laplacian of the flow
+// Shared memory holds, in rings of rows: the increment, for all half-sweeps; the coefficients of each refresh, for those up to
+// the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
 //
 // A line is sorted by colour: pixel i of a colour is column 2 i + parity of the strip, parity = (y + colour) % 2. Its
 // neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity and i + parity.
@@ -180,92 +186,88 @@ __global__ void __launch_bounds__(512, 1)
   before += (long long)blockIdx.z * 2 * plane;
   increment += (long long)blockIdx.z * 2 * plane;
 
-  const int rows = 2 * half_sweeps + 2;
-  const auto refreshed_before = [&](int refresh) {  // which half-sweep
-    return refresh == 0 ? 0 : min(2 * (first + (refresh - 1) * lag), half_sweeps);
-  };
-  const int fixed_rows = 2 * refreshed_before(refreshes - 1) + 2;
+  // Refresh r comes before half-sweep refreshed(r); each has rows of coefficients for the half-sweeps up to the next.
+  const auto refreshed = [&](int refresh) { return refresh == 0 ? 0 : 2 * (first + (refresh - 1) * lag); };
+  const int rows = 2 * half_sweeps + 2, fixed_rows = 2 * refreshed(refreshes - 1) + 2, coefficient_rows = 4 * lag;
   float* du = (float*)shared_memory;  // (rows, pitch)
   float* dv = du + rows * pitch;
-  float* coefficients = dv + rows * pitch;                       // (2 half_sweeps, 5, pitch)
-  float* fixed = coefficients + 2 * half_sweeps * 5 * pitch;     // (fixed_rows, FIXED, pitch)
+  float* coefficients = dv + rows * pitch;                                 // (refreshes, coefficient_rows, 5, pitch)
+  float* fixed = coefficients + refreshes * coefficient_rows * 5 * pitch;  // (fixed_rows, FIXED, pitch)
 
-  // Coefficients of a row between one refresh and the next: 2 rows for every half-sweep between them.
-  const auto coefficients_of = [&](int refresh, int y) {
-    int begin = refreshed_before(refresh), end = refreshed_before(refresh + 1);
-    return coefficients + (2 * begin + (y - top) % (2 * (end - begin))) * 5 * pitch;
+  // Where the strip was cut out, a half-sweep has to stay one pixel further inside than the one before.
+  const int cut_left = left > 0, cut_right = right < width, cut_top = top > 0, cut_bottom = bottom < height;
+  const auto inside = [&](int x, int y, int margin) {
+    return x >= left + cut_left * margin && x < right - cut_right * margin && y >= top + cut_top * margin &&
+           y < bottom - cut_bottom * margin;
   };
-  // The pixels that are at least `margin` from where the strip was cut out.
-  const auto inside = [&](int x, int margin) {
-    return x >= (left == 0 ? 0 : left + margin) && x < (right == width ? width : right - margin);
-  };
-  const auto row_inside = [&](int y, int margin) {
-    return y >= (top == 0 ? 0 : top + margin) && y < (bottom == height ? height : bottom - margin);
-  };
-
-  const auto load_pixel = [&](int x, int y) {
-    Stencil<false> at(x, y, height, width);
-    int line = (y - top) % rows * pitch, sorted = (x + y) % 2 * half + (x - left) / 2;
-    du[line + sorted] = fresh ? 0.0f : before[at.here];
-    dv[line + sorted] = fresh ? 0.0f : before[plane + at.here];
-    float* out = fixed + (y - top) % fixed_rows * FIXED * pitch + sorted;
-#pragma unroll
-    for (int k = 0; k < 6 * CHANNELS; ++k) out[k * pitch] = tensor[(long long)k * plane + at.here];
-#pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) out[(6 * CHANNELS + k) * pitch] = weight[(long long)k * plane + at.here];
-    out[7 * CHANNELS * pitch] = laplacian<false, false>(flow, flow, at, c);
-    out[(7 * CHANNELS + 1) * pitch] = laplacian<false, false>(flow + plane, flow, at, c);
-  };
-  const auto refresh_pixel = [&](int refresh, int sorted, int y) {
-    const float* in = fixed + (y - top) % fixed_rows * FIXED * pitch + sorted;
-    int here = (y - top) % rows * pitch + sorted;
-    Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
-    Coefficients value = {0.0f, 0.0f, 0.0f, in[7 * CHANNELS * pitch], in[(7 * CHANNELS + 1) * pitch]};
-    fold_data<CHANNELS, false>(in, in + 6 * CHANNELS * pitch, pitch, du[here], dv[here], 2.0f * (c.along + c.across),
-                               omega, psi, value);
-    store(value, coefficients_of(refresh, y) + sorted, pitch);
-  };
-  const auto relax = [&](int half_sweep, int i, int x, int y) {
-    int refresh = half_sweep < 2 * first ? 0 : 1 + (half_sweep - 2 * first) / (2 * lag);
-    int colour = half_sweep % 2, parity = (y + colour) % 2, own = colour * half + i, other = half - colour * half + i;
-    int line = (y - top) % rows * pitch;
-    Neighbours at;
-    at.here = line + own;
-    at.before = x == 0 ? at.here : line + other - 1 + parity;
-    at.after = x == width - 1 ? at.here : line + other + parity;
-    at.left = y == 0 ? at.here : (y - 1 - top) % rows * pitch + other;
-    at.right = y == height - 1 ? at.here : (y + 1 - top) % rows * pitch + other;
-    relax_pixel<false>(du, dv, load(coefficients_of(refresh, y) + own, pitch), du, at, c, omega);
-  };
+  const auto wrapped = [](int row, int count) { return row < 0 ? row + count : row; };
 
   // At every step, the warps share out: runs of 32 columns to load, runs of 32 pixels of one colour to refresh and to relax,
-  // runs of 32 columns to write.
+  // runs of 32 columns to write. What the step is modulo each number of rows says where a row lies.
   const int lane = threadIdx.x, spans = (right - left + 31) / 32, runs = (half + 31) / 32;
   const int refreshing = spans, relaxing = refreshing + 2 * runs * refreshes, writing = relaxing + runs * half_sweeps;
+  const Divisor per_refresh(2 * runs), per_colour(runs), per_lag(2 * lag);
+  int step_row = 0, step_fixed = 0, step_first = 0, step_later = (coefficient_rows - 4 * first) % coefficient_rows;
   for (int step = 0; step <= bottom - top + 2 * half_sweeps; ++step) {
     for (int part = threadIdx.y; part < writing + spans; part += blockDim.y) {
       if (part < refreshing) {
         int x = left + 32 * part + lane, y = top + step;
-        if (x < right && y < bottom) load_pixel(x, y);
+        if (x >= right || y >= bottom) continue;
+        Stencil<false> at(x, y, height, width);
+        int sorted = (x + y) % 2 * half + (x - left) / 2, here = step_row * pitch + sorted;
+        du[here] = fresh ? 0.0f : before[at.here];
+        dv[here] = fresh ? 0.0f : before[plane + at.here];
+        float* out = fixed + step_fixed * FIXED * pitch + sorted;
+        const float *j = tensor + at.here, *share = weight + at.here;
+#pragma unroll
+        for (int k = 0; k < 6 * CHANNELS; ++k, j += plane, out += pitch) *out = *j;
+#pragma unroll
+        for (int k = 0; k < CHANNELS; ++k, share += plane, out += pitch) *out = *share;
+        out[0] = laplacian<false, false>(flow, flow, at, c);
+        out[pitch] = laplacian<false, false>(flow + plane, flow, at, c);
       } else if (part < relaxing) {
-        int refresh = (part - refreshing) / (2 * runs), run = (part - refreshing) % (2 * runs), colour = run / runs;
-        int margin = refreshed_before(refresh), i = 32 * (run % runs) + lane, y = top + step - 1 - 2 * margin;
-        int x = left + 2 * i + (y + colour) % 2;
-        if (y >= top && row_inside(y, margin) && inside(x, margin)) refresh_pixel(refresh, colour * half + i, y);
+        int refresh = per_refresh.quotient(part - refreshing), run = part - refreshing - 2 * runs * refresh;
+        int colour = run >= runs, i = 32 * (run - colour * runs) + lane, margin = refreshed(refresh);
+        int y = top + step - 1 - 2 * margin, x = left + 2 * i + (y + colour) % 2;
+        if (y < top || !inside(x, y, margin)) continue;
+        int sorted = colour * half + i, here = wrapped(step_row - 1 - 2 * margin, rows) * pitch + sorted;
+        int line = wrapped((refresh == 0 ? step_first : step_later) - 1, coefficient_rows) + refresh * coefficient_rows;
+        const float* in = fixed + wrapped(step_fixed - 1 - 2 * margin, fixed_rows) * FIXED * pitch + sorted;
+        Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
+        Coefficients value = {0.0f, 0.0f, 0.0f, in[7 * CHANNELS * pitch], in[(7 * CHANNELS + 1) * pitch]};
+        fold_data<CHANNELS, false>(in, in + 6 * CHANNELS * pitch, pitch, du[here], dv[here],
+                                   2.0f * (c.along + c.across), omega, psi, value);
+        store(value, coefficients + line * 5 * pitch + sorted, pitch);
       } else if (part < writing) {
-        int half_sweep = (part - relaxing) / runs, i = 32 * ((part - relaxing) % runs) + lane;
-        int y = top + step - 2 - 2 * half_sweep, x = left + 2 * i + (y + half_sweep) % 2;
-        if (y >= top && row_inside(y, half_sweep + 1) && inside(x, half_sweep + 1)) relax(half_sweep, i, x, y);
+        int half_sweep = per_colour.quotient(part - relaxing), i = 32 * (part - relaxing - runs * half_sweep) + lane;
+        int y = top + step - 2 - 2 * half_sweep, colour = half_sweep % 2, parity = (y + colour) % 2;
+        int x = left + 2 * i + parity;
+        if (y < top || !inside(x, y, half_sweep + 1)) continue;
+        int later = half_sweep - 2 * first, refresh = later < 0 ? 0 : 1 + per_lag.quotient(later);
+        int line = (refresh == 0 ? step_first : step_later) - 2 - 2 * (half_sweep - refreshed(refresh));
+        line = wrapped(line, coefficient_rows) + refresh * coefficient_rows;
+        int row = wrapped(step_row - 2 - 2 * half_sweep, rows), own = colour * half + i, other = half - colour * half + i;
+        Neighbours at;
+        at.here = row * pitch + own;
+        at.before = x == 0 ? at.here : row * pitch + other - 1 + parity;
+        at.after = x == width - 1 ? at.here : row * pitch + other + parity;
+        at.left = y == 0 ? at.here : wrapped(row - 1, rows) * pitch + other;
+        at.right = y == height - 1 ? at.here : (row + 1 == rows ? 0 : row + 1) * pitch + other;
+        relax_pixel<false>(du, dv, load(coefficients + line * 5 * pitch + own, pitch), du, at, c, omega);
       } else {
         int x = left + 32 * (part - writing) + lane, y = top + step - 1 - 2 * half_sweeps;
-        if (x >= first_x && x < last_x && y >= first_y && y < last_y) {
-          int here = (y - top) % rows * pitch + (x + y) % 2 * half + (x - left) / 2;
-          increment[y * width + x] = du[here];
-          increment[plane + y * width + x] = dv[here];
-        }
+        if (x < first_x || x >= last_x || y < first_y || y >= last_y) continue;
+        int here = wrapped(step_row - 1 - 2 * half_sweeps, rows) * pitch + (x + y) % 2 * half + (x - left) / 2;
+        increment[y * width + x] = du[here];
+        increment[plane + y * width + x] = dv[here];
       }
     }
     __syncthreads();
+    const auto next = [](int row, int count) { return row + 1 == count ? 0 : row + 1; };
+    step_row = next(step_row, rows);
+    step_fixed = next(step_fixed, fixed_rows);
+    step_first = next(step_first, coefficient_rows);
+    step_later = next(step_later, coefficient_rows);
   }
 }
 

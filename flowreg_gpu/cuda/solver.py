@@ -204,9 +204,10 @@ class _Run(NamedTuple):
 
     def floats(self, channels: int, lag: int) -> int:
         """Floats that a strip needs for each column; see the kernel."""
-        half_sweeps = 2 * (self.first + self.more)
-        last_refresh = 2 * (self.first + (-(-self.more // lag) - 1) * lag) if self.more else 0
-        return 2 * half_sweeps * 5 + 2 * (2 * half_sweeps + 2) + (7 * channels + 2) * (2 * last_refresh + 2)
+        half_sweeps, refreshes = 2 * (self.first + self.more), 1 + -(-self.more // lag)
+        last_refresh = 2 * (self.first + (refreshes - 2) * lag) if refreshes > 1 else 0
+        increment, coefficients, fixed = 2 * half_sweeps + 2, refreshes * 4 * lag, 2 * last_refresh + 2  # rows
+        return 2 * increment + 5 * coefficients + (7 * channels + 2) * fixed
 
 
 def _schedule(relaxation: Relaxation, refreshes: int) -> list[_Run]:
