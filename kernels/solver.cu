@@ -7,7 +7,7 @@
 // c = alpha / h^2, times psi_smooth averaged over the two pixels of an edge where a_smooth < 1. Two rules:
 //
 // - block: red-black, u and v of a pixel solved together, in three ways that agree to the last bit: a small level in one
-//   launch, the increment in shared memory; a large one in strips whose rows flow through shared memory, many sweeps in one
+//   launch, in shared memory; a large one in strips whose rows flow through shared memory, many sweeps in one
 //   launch; and plainly, a launch for every colour, which is the yardstick of the others and does all that they do not;
 // - sor: over-relaxed Gauss-Seidel in lexicographic order, u first, v with the new u of its pixel. A pixel (x, y) of sweep k
 //   needs what was done at smaller x + y + 2k alone, so that all pixels of equal t = x + y + 2k are relaxed at once; one
@@ -70,76 +70,81 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
   relax_pixel<ROBUST>(du, du + plane, value, psi_smooth + blockIdx.z * plane, at, {along, across}, omega);
 }
 
-// Launch: one block of 512 threads a frame, blockIdx.z = frame; shared memory for the increment, 8 bytes a pixel. All sweeps
-// of the rule block: a thread owns every 512th pixel, or pixel of a colour, between two barriers.
-template <int CHANNELS, bool ROBUST>
+// A row that is sorted by colour: pixel i of a colour is column 2 i + parity, parity = (y + colour) % 2; the `half` pixels of
+// colour 0 come first. The neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity
+// and i + parity. `above` and `below` are where these rows begin, or below 0 where there are none.
+__device__ __forceinline__ Neighbours in_sorted_rows(int row, int above, int below, int half, int colour, int i,
+                                                     int parity, bool first, bool last) {
+  int other = half - colour * half + i;
+  Neighbours at;
+  at.here = row + colour * half + i;
+  at.before = first ? at.here : row + other - 1 + parity;
+  at.after = last ? at.here : row + other + parity;
+  at.left = above < 0 ? at.here : above + other;
+  at.right = below < 0 ? at.here : below + other;
+  return at;
+}
+
+__device__ __forceinline__ int sorted_column(int x, int y, int half) { return (x + y) % 2 * half + x / 2; }
+
+// Launch: one block of threads (32, n) a frame, blockIdx.z = frame; shared memory for the increment, and for the coefficients
+// where in_shared, in rows sorted by colour. All sweeps of the rule block, with quadratic smoothness.
+template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     relax_level(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
                 const float* __restrict__ weight,  // (CHANNELS, height, width)
                 const float* __restrict__ flow,    // (frames or 1, 2, height, width)
-                int height, int width, long long flow_stride, int sweeps, int lag, float along, float across,
-                float half_along, float half_across, float omega, float data_constant, float data_factor,
-                float data_power, float smooth_constant, float smooth_factor, float smooth_power,
-                float* psi_smooth,    // (frames, height, width), scratch; unused unless ROBUST
-                float* coefficients,  // (frames, 5, height, width), scratch
+                int height, int width, long long flow_stride, int sweeps, int lag, float along, float across, float omega,
+                float constant, float factor, float power, int in_shared,
+                float* scratch,                   // (frames, 5, height, width rounded up to an even number)
                 float* __restrict__ increment) {  // (frames, 2, height, width)
-  const int plane = height * width, half_width = (width + 1) / 2;
+  const int plane = height * width, half = (width + 1) / 2, pitch = 2 * half, sorted_plane = height * pitch;
+  const Smoothness c = {along, across};
   tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
   flow += blockIdx.z * flow_stride;
-  psi_smooth += (long long)blockIdx.z * plane;
-  coefficients += (long long)blockIdx.z * 5 * plane;
   increment += (long long)blockIdx.z * 2 * plane;
   float* du = (float*)shared_memory;
-  float* dv = du + plane;
-  const Smoothness c = {along, across};
-  auto refresh = [&](Psi psi) {
-    for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
-      Stencil<false> at(pixel % width, pixel / width, height, width);
-      store(fold<CHANNELS, false, ROBUST>(tensor, weight, flow, psi_smooth, at, plane, du[pixel], dv[pixel], c, omega,
-                                          psi),
-            coefficients + pixel, plane);
-    }
+  float* dv = du + sorted_plane;
+  float* coefficients = in_shared ? dv + sorted_plane : scratch + (long long)blockIdx.z * 5 * sorted_plane;
+  const auto for_pixels = [&](auto action) {  // of the level, and where they are among the sorted ones
+    for (int y = threadIdx.y; y < height; y += blockDim.y)
+      for (int x = threadIdx.x; x < width; x += blockDim.x) action(x, y, y * pitch + sorted_column(x, y, half));
     __syncthreads();
+  };
+  const auto refresh = [&](Psi psi) {
+    for_pixels([&](int x, int y, int sorted) {
+      store(fold<CHANNELS, false, false>(tensor, weight, flow, flow, Stencil<false>(x, y, height, width), plane,
+                                         du[sorted], dv[sorted], c, omega, psi),
+            coefficients + sorted, sorted_plane);
+    });
   };
 
   // 1. start from zero, with psi = 1
-  for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
-    du[pixel] = dv[pixel] = 0.0f;
-    if (ROBUST) psi_smooth[pixel] = 1.0f;
-  }
-  __syncthreads();
+  for_pixels([&](int, int, int sorted) { du[sorted] = dv[sorted] = 0.0f; });
   refresh({1.0f, 0.0f, 0.0f});
 
   for (int sweep = 0; sweep < sweeps; ++sweep) {
     // 2. psi of the present increment
-    if ((sweep + 1) % lag == 0) {
-      if (ROBUST) {
-        for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
-          Stencil<false> at(pixel % width, pixel / width, height, width);
-          psi_smooth[pixel] = smoothness_weight(flow, flow + plane, du, dv, at, {half_along, half_across},
-                                                {smooth_constant, smooth_factor, smooth_power});
-        }
-        __syncthreads();
-      }
-      refresh({data_constant, data_factor, data_power});
-    }
+    if ((sweep + 1) % lag == 0) refresh({constant, factor, power});
     // 3. one colour after the other
     for (int colour = 0; colour < 2; ++colour) {
-      for (int pair = threadIdx.x; pair < height * half_width; pair += blockDim.x) {
-        int y = pair / half_width, x = 2 * (pair % half_width) + (y + colour) % 2;
-        if (x >= width) continue;
-        Stencil<false> at(x, y, height, width);
-        relax_pixel<ROBUST>(du, dv, load(coefficients + at.here, plane), psi_smooth, at, c, omega);
+      for (int y = threadIdx.y; y < height; y += blockDim.y) {
+        const int parity = (y + colour) % 2, row = y * pitch;
+        for (int i = threadIdx.x; 2 * i + parity < width; i += blockDim.x) {
+          Neighbours at = in_sorted_rows(row, y == 0 ? -1 : row - pitch, y == height - 1 ? -1 : row + pitch, half, colour,
+                                         i, parity, 2 * i + parity == 0, 2 * i + parity == width - 1);
+          relax_pixel<false>(du, dv, load(coefficients + at.here, sorted_plane), du, at, c, omega);
+        }
       }
       __syncthreads();
     }
   }
 
   // 4. the result
-  for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
-    increment[pixel] = du[pixel];
-    increment[plane + pixel] = dv[pixel];
-  }
+  for_pixels([&](int x, int y, int sorted) {
+    increment[y * width + x] = du[sorted];
+    increment[plane + y * width + x] = dv[sorted];
+  });
 }
 
 // Division without a divide instruction; exact while dividend times divisor stays below 65536.
@@ -159,9 +164,7 @@ struct Divisor {
 //
 // Shared memory holds, in rings of rows: the increment, for all half-sweeps; the coefficients of each refresh, for those up to
 // the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
-//
-// A line is sorted by colour: pixel i of a colour is column 2 i + parity of the strip, parity = (y + colour) % 2. Its
-// neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity and i + parity.
+// Rows are sorted by colour, from `left` on.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     relax_strips(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
@@ -201,6 +204,7 @@ __global__ void __launch_bounds__(512, 1)
            y < bottom - cut_bottom * margin;
   };
   const auto wrapped = [](int row, int count) { return row < 0 ? row + count : row; };
+  const auto next = [](int row, int count) { return row + 1 == count ? 0 : row + 1; };
 
   // At every step, the warps share out: runs of 32 columns to load, runs of 32 pixels of one colour to refresh and to relax,
   // runs of 32 columns to write. What the step is modulo each number of rows says where a row lies.
@@ -214,7 +218,7 @@ __global__ void __launch_bounds__(512, 1)
         int x = left + 32 * part + lane, y = top + step;
         if (x >= right || y >= bottom) continue;
         Stencil<false> at(x, y, height, width);
-        int sorted = (x + y) % 2 * half + (x - left) / 2, here = step_row * pitch + sorted;
+        int sorted = sorted_column(x - left, y, half), here = step_row * pitch + sorted;
         du[here] = fresh ? 0.0f : before[at.here];
         dv[here] = fresh ? 0.0f : before[plane + at.here];
         float* out = fixed + step_fixed * FIXED * pitch + sorted;
@@ -246,24 +250,21 @@ __global__ void __launch_bounds__(512, 1)
         int later = half_sweep - 2 * first, refresh = later < 0 ? 0 : 1 + per_lag.quotient(later);
         int line = (refresh == 0 ? step_first : step_later) - 2 - 2 * (half_sweep - refreshed(refresh));
         line = wrapped(line, coefficient_rows) + refresh * coefficient_rows;
-        int row = wrapped(step_row - 2 - 2 * half_sweep, rows), own = colour * half + i, other = half - colour * half + i;
-        Neighbours at;
-        at.here = row * pitch + own;
-        at.before = x == 0 ? at.here : row * pitch + other - 1 + parity;
-        at.after = x == width - 1 ? at.here : row * pitch + other + parity;
-        at.left = y == 0 ? at.here : wrapped(row - 1, rows) * pitch + other;
-        at.right = y == height - 1 ? at.here : (row + 1 == rows ? 0 : row + 1) * pitch + other;
-        relax_pixel<false>(du, dv, load(coefficients + line * 5 * pitch + own, pitch), du, at, c, omega);
+        int row = wrapped(step_row - 2 - 2 * half_sweep, rows);
+        Neighbours at = in_sorted_rows(row * pitch, y == 0 ? -1 : wrapped(row - 1, rows) * pitch,
+                                       y == height - 1 ? -1 : next(row, rows) * pitch, half, colour, i, parity, x == 0,
+                                       x == width - 1);
+        const float* value = coefficients + line * 5 * pitch + colour * half + i;
+        relax_pixel<false>(du, dv, load(value, pitch), du, at, c, omega);
       } else {
         int x = left + 32 * (part - writing) + lane, y = top + step - 1 - 2 * half_sweeps;
         if (x < first_x || x >= last_x || y < first_y || y >= last_y) continue;
-        int here = wrapped(step_row - 1 - 2 * half_sweeps, rows) * pitch + (x + y) % 2 * half + (x - left) / 2;
+        int here = wrapped(step_row - 1 - 2 * half_sweeps, rows) * pitch + sorted_column(x - left, y, half);
         increment[y * width + x] = du[here];
         increment[plane + y * width + x] = dv[here];
       }
     }
     __syncthreads();
-    const auto next = [](int row, int count) { return row + 1 == count ? 0 : row + 1; };
     step_row = next(step_row, rows);
     step_fixed = next(step_fixed, fixed_rows);
     step_first = next(step_first, coefficient_rows);

@@ -24,13 +24,12 @@ EXPRESSIONS = (
     ),
     *(f"refresh_smoothness<{ordered}>" for ordered in _BOOLEANS),
     *(f"relax_colour<{robust}>" for robust in _BOOLEANS),
-    *(f"relax_level<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
+    *(f"relax_level<{channels}>" for channels in CHANNELS),
     *(f"relax_strips<{channels}>" for channels in CHANNELS),
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
 
-GROUP = (512,)  # threads that relax a small level of one frame
-WARPS = (32, 16)  # threads that relax a strip of one
+WARPS = (32, 16)  # threads that relax a small level or a strip of one frame
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
 SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
@@ -140,10 +139,10 @@ def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
     """How a level is relaxed."""
     if relaxation.rule == "sor":
         return "order"
-    if _level_memory(height, width) <= SHARED_MEMORY:
-        return "whole"
     if _is_robust(relaxation):
         return "colours"
+    if _level_memory(height, width, 2) <= SHARED_MEMORY:
+        return "whole"
     widest = _widest_strip(width, channels, relaxation.lag, _schedule(relaxation, 1), SHARED_MEMORY)
     return "strips" if widest >= min(width, NARROWEST_STRIP) else "colours"
 
@@ -153,9 +152,9 @@ def _is_robust(relaxation: Relaxation) -> bool:
     return relaxation.a_smooth < 1 and relaxation.beta > 0
 
 
-def _level_memory(height: int, width: int) -> int:
-    """Bytes of shared memory that hold the increment of a level of one frame."""
-    return 2 * 4 * height * width
+def _level_memory(height: int, width: int, planes: int) -> int:
+    """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
+    return 4 * planes * height * (width + width % 2)
 
 
 def _single(psi: tuple[float, float, float]) -> Psi:
@@ -167,12 +166,15 @@ def _single(psi: tuple[float, float, float]) -> Psi:
 
 
 def _relax_level(level: _Level) -> Buffer:
-    """All sweeps in one launch, a block a frame."""
+    """All sweeps in one launch, a block a frame; coefficients in shared memory too, where they fit."""
     frames, channels, _, height, width = level.tensor.shape
-    planes = _empty_planes(level)
-    level.device.kernel(FILE, f"relax_level<{channels}, {_BOOLEANS[level.robust]}>")(
+    increment = level.empty(2)
+    scratch = level.device.empty((frames, 5, height, width + width % 2), np.float32)
+    needed = _level_memory(height, width, 2 + 5)
+    in_shared = needed <= level.device.shared_memory
+    level.device.kernel(FILE, f"relax_level<{channels}>")(
         (1, 1, frames),
-        GROUP,
+        WARPS,
         (
             level.tensor,
             level.weight,
@@ -182,17 +184,15 @@ def _relax_level(level: _Level) -> Buffer:
             np.int32(level.relaxation.sweeps),
             np.int32(level.relaxation.lag),
             *level.edge,
-            *level.gradient,
             level.omega,
             *level.psi_data,
-            *level.psi_smooth,
-            planes.smooth,
-            planes.coefficients,
-            planes.increment,
+            np.int32(in_shared),
+            scratch,
+            increment,
         ),
-        shared_mem=_level_memory(height, width),
+        shared_mem=needed if in_shared else _level_memory(height, width, 2),
     )
-    return planes.increment
+    return increment
 
 
 class _Run(NamedTuple):
