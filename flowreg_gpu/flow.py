@@ -11,6 +11,7 @@ inside, so that they may live on another device, and stand for a whole batch of 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,9 @@ class Operations(Protocol):
 
     def resize(self, planes: Image, tables: Tables) -> Image:
         """Filter planes along rows and columns with tap tables."""
+
+    def pyramid(self, planes: Image, tables: Sequence[Tables | None]) -> list[Image]:
+        """Planes at every level, by its tables; where there are none, the planes themselves."""
 
     def warp(
         self, moving: Image, flow: Flow, reference: Image, spacing: tuple[float, float], interpolation: str
@@ -164,9 +168,11 @@ class FlowEstimator:
         self._options = options
         self._reference = reference
         self._plan = plan_levels(height, width, options)
-        self._size = (height, width)
-        self._references = self._pyramid(reference)
-        self._weights = self._pyramid(weight)
+        # at full resolution the tables would only copy
+        full = (height, width)
+        self._tables = [None if (level.height, level.width) == full else level.from_full for level in self._plan.levels]
+        self._references = operations.pyramid(reference, self._tables)
+        self._weights = operations.pyramid(weight, self._tables)
         self._aligner = None
         if options.cc_initialization:
             limit_y, limit_x = options.cc_hw if isinstance(options.cc_hw, tuple) else (options.cc_hw, options.cc_hw)
@@ -183,16 +189,9 @@ class FlowEstimator:
         aligned = operations.warp(moving, start, self._reference, unit, "linear")
         return operations.add(start, self._coarse_to_fine(aligned, operations.zero_flow(start)))
 
-    def _pyramid(self, image: Image) -> list[Image]:
-        """The image at every level; at full resolution it is the image itself, which the tables would only copy."""
-        return [
-            image if (level.height, level.width) == self._size else self._operations.resize(image, level.from_full)
-            for level in self._plan.levels
-        ]
-
     def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
         """All levels from coarse to fine, once, or once per stage of the graduated non-convexity."""
-        pyramid = self._pyramid(moving)
+        pyramid = self._operations.pyramid(moving, self._tables)
         for beta in self._options.gnc_schedule or (1.0,):
             flow = self._descend(pyramid, flow, beta)
         return flow

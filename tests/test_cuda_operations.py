@@ -13,7 +13,7 @@ from synthetic import smooth_flow, to_planes
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
 from flowreg_gpu.cuda import flow as flow_planes
-from flowreg_gpu.cuda import solver
+from flowreg_gpu.cuda import pyramid, solver
 from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
@@ -84,6 +84,38 @@ def test_resize(device, operations, channels, size, new):
     images, tables = planes(2, channels, *size), resampling_tables(*size, *new)
     expected = each(lambda image: cpu_resize(image, tables), images)
     assert_same(device, operations.resize(device.to_device(images), tables), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "levels"),
+    [
+        ((33, 70), [(5, 9), (9, 9), (33, 20), None, (21, 41), (33, 66)]),
+        ((64, 65), [(64, 65), (1, 1), (90, 40)]),
+        ((17, 31), [None]),
+        ((17, 31), [(20, 40)]),
+    ],
+)
+def test_pyramid(device, operations, channels, size, levels):
+    """Every level as the CPU makes it, in one launch; coarse, fine, larger ones, and the image itself."""
+    images = planes(2, channels, *size)
+    tables = [level and resampling_tables(*size, *level) for level in levels]
+    buffer, before = device.to_device(images), device.launches.total()
+    found = operations.pyramid(buffer, tables)
+    assert device.launches.total() - before == (levels != [None])
+    for one, pair in zip(found, tables, strict=True):
+        if pair is None:
+            assert one is buffer
+        else:
+            assert_same(device, one, each(lambda image, pair=pair: cpu_resize(image, pair), images))
+
+
+@pytest.mark.parametrize("limit", [0, 100, 400])
+def test_narrower_tiles_where_the_taps_span_much(device, monkeypatch, limit):
+    monkeypatch.setattr(pyramid, "SHARED_MEMORY", limit)
+    images, tables = planes(2, 1, 21, 90), resampling_tables(21, 90, 8, 35)
+    found = CudaOperations(device).resize(device.to_device(images), tables)
+    assert_same(device, found, each(lambda image: cpu_resize(image, tables), images))
 
 
 def test_smooth_filters_every_channel_with_its_own_tables(device, operations):

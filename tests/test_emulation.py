@@ -429,6 +429,15 @@ def test_views_are_launched_from_where_they_begin(device):
     assert values[1].nbytes == 48
 
 
+def test_views_of_another_shape(device):
+    values = device.to_device(np.arange(24, dtype=np.float32).reshape(2, 12))
+    view = values[1].reshape((3, 4))
+    scale_by(device, 2)((1,), (32,), (view[1], np.int32(4), view[1]))
+    np.testing.assert_array_equal(device.to_host(values)[1, 3:9], [15, 32, 34, 36, 38, 20])
+    with pytest.raises(ValueError, match="not contiguous"):
+        values[:, ::2].reshape((12,))
+
+
 def test_buffer_is_no_array(device):
     buffer = device.empty((3,), np.float32)
     for misuse in (np.asarray, lambda b: b + b, lambda b: np.add(b, 1), iter, lambda b: b[None], lambda b: b[[0, 1]]):

@@ -5,6 +5,8 @@ This module is the backend that `flowreg_gpu.flow.FlowEstimator` takes as its op
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from flowreg_gpu.cpu.prealign import phase_shift, prepare_alignment
 from flowreg_gpu.cpu.pyramid import resize
 from flowreg_gpu.cpu.solver import solve
 from flowreg_gpu.cpu.warp import warp, warp_frame
+from flowreg_gpu.resampling import TapTable
 
 __all__ = [
     "add",
@@ -21,12 +24,20 @@ __all__ = [
     "motion_tensor",
     "phase_shift",
     "prepare_alignment",
+    "pyramid",
     "resize",
     "solve",
     "warp",
     "warp_frame",
     "zero_flow",
 ]
+
+
+def pyramid(
+    planes: NDArray[np.float32], tables: Sequence[tuple[TapTable, TapTable] | None]
+) -> list[NDArray[np.float32]]:
+    """Planes (C, H, W) at every level, by its tables (rows, columns); where there are none, the planes themselves."""
+    return [planes if pair is None else resize(planes, pair) for pair in tables]
 
 
 def add(planes: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:

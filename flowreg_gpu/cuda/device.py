@@ -62,7 +62,7 @@ class DeviceMemoryError(DeviceError):
 
 
 class Buffer(Protocol):
-    """An array in device memory, C-contiguous, or a view of one with basic slices."""
+    """An array in device memory, C-contiguous, or a view of one: with basic slices, or one of another shape."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -74,6 +74,8 @@ class Buffer(Protocol):
     def nbytes(self) -> int: ...
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> Any: ...
+
+    def reshape(self, shape: tuple[int, ...]) -> Any: ...
 
 
 class Device(Protocol):

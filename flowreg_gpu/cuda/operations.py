@@ -31,24 +31,28 @@ class CudaOperations:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        # by identity; the host's table is kept, so that no other can get its number
-        self._tables: dict[int, tuple[TapTable, pyramid.DeviceTable]] = {}
+        # by identity; the host's tables are kept, so that no others can get their numbers
+        self._tables: dict[tuple[int, ...], tuple[Sequence[Tables], pyramid.DeviceTables]] = {}
 
-    def _table(self, table: TapTable) -> pyramid.DeviceTable:
-        if id(table) not in self._tables:
-            self._tables[id(table)] = (table, pyramid.upload_table(self.device, table))
-        return self._tables[id(table)][1]
+    def _uploaded(self, *tables: Tables) -> pyramid.DeviceTables:
+        key = tuple(id(table) for pair in tables for table in pair)
+        if key not in self._tables:
+            self._tables[key] = (tables, pyramid.upload_tables(self.device, tables))
+        return self._tables[key][1]
 
     def resize(self, planes: Buffer, tables: Tables) -> Buffer:
         """Filter planes along rows and columns with tap tables."""
-        rows, columns = map(self._table, tables)
-        return pyramid.resize(self.device, planes, rows, columns)
+        return pyramid.resize(self.device, planes, self._uploaded(tables))
+
+    def pyramid(self, planes: Buffer, tables: Sequence[Tables | None]) -> list[Buffer]:
+        """Planes at every level, by its tables; where there are none, the planes themselves."""
+        given = [pair for pair in tables if pair is not None]
+        resized = iter(pyramid.pyramid(self.device, planes, self._uploaded(*given)) if given else ())
+        return [planes if pair is None else next(resized) for pair in tables]
 
     def smooth(self, planes: Buffer, tables: Sequence[Tables]) -> Buffer:
         """Filter every channel with its own tables, which keep the size."""
-        return pyramid.smooth(
-            self.device, planes, [(self._table(rows), self._table(columns)) for rows, columns in tables]
-        )
+        return pyramid.smooth(self.device, planes, [self._uploaded(pair) for pair in tables])
 
     def warp(
         self, moving: Buffer, flow: Buffer, reference: Buffer, spacing: tuple[float, float], interpolation: str

@@ -176,7 +176,7 @@ def frame_bytes(
     scratch = float32 * scratch_planes(*size, channels, choose_relaxation(options, *size))
     solver = (flow + 6 * planes + flow + scratch) * areas[-1]
     solving = held * pixels + pyramid + solver
-    filtering = 0 if own_planes else (2 * planes + float32) * pixels
+    filtering = 0 if own_planes else 2 * planes * pixels
     finishing = (raw + max(flow, planes)) * pixels
     if options.cc_initialization:
         return staging * pixels + max(solving, filtering, flow * pixels + finishing)

@@ -125,6 +125,12 @@ class Buffer:
             indices = (*indices, Ellipsis)  # an array of no dimensions instead of a scalar
         return Buffer(self._array[indices], self.allocation, self._ownership)
 
+    def reshape(self, shape: tuple[int, ...]) -> Buffer:
+        """A view of another shape."""
+        if not self._array.flags.c_contiguous:  # CuPy would copy it
+            raise ValueError(f"{self!r} is not contiguous")
+        return Buffer(self._array.reshape(shape), self.allocation, self._ownership)
+
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a Buffer is in device memory; copy it to the host")
 
