@@ -11,7 +11,7 @@ inside, so that they may live on another device, and stand for a whole batch of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,8 +58,11 @@ class Operations(Protocol):
     ) -> Flow:
         """Increment of the flow on one level."""
 
-    def median5x5(self, planes: Image) -> Image:
-        """5x5 median with mirror boundary."""
+    def add_smoothed(self, flow: Flow, increment: Flow) -> Flow:
+        """Flow plus the 5x5 median of an increment, mirror boundary."""
+
+    def smoothed_sum(self, flow: Flow, increment: Flow) -> Flow:
+        """5x5 median of flow plus increment, mirror boundary."""
 
     def add(self, planes: Image, increment: Image) -> Image:
         """Sum of two sets of planes; the second may be (2, 1, 1)."""
@@ -203,15 +206,11 @@ class FlowEstimator:
             self._plan.levels, self._references, self._weights, pyramid, strict=True
         ):
             flow = operations.resize(flow, level.from_above)
-            smooth = min(level.height, level.width) > 5
+            add: Callable[[Flow, Flow], Flow] = operations.add
+            if min(level.height, level.width) > 5:
+                add = operations.smoothed_sum if graduated else operations.add_smoothed
             for _ in range(warps):
-                increment = self._increment(level, reference, weight, moving, flow, beta)
-                if smooth and not graduated:
-                    increment = operations.median5x5(increment)
-                flow = operations.add(flow, increment)
-                del increment
-                if smooth and graduated:
-                    flow = operations.median5x5(flow)
+                flow = add(flow, self._increment(level, reference, weight, moving, flow, beta))
         return flow if self._plan.to_full is None else operations.resize(flow, self._plan.to_full)
 
     def _increment(self, level: Level, reference: Image, weight: Image, moving: Image, flow: Flow, beta: float) -> Flow:

@@ -273,16 +273,32 @@ def test_solver_at_extreme_stiffness(device, operations):
 # Median, sums
 
 
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (3, 3), (6, 40)])
-def test_median(device, operations, height, width):
-    images = planes(2, 2, height, width)
-    assert_same(device, operations.median5x5(device.to_device(images)), each(cpu.median5x5, images))
+@pytest.fixture(params=["add_smoothed", "smoothed_sum"])
+def smoothing(request, device, operations):
+    """Compare the operation with the CPU's."""
+
+    def check(flow, increment):
+        found = getattr(operations, request.param)(device.to_device(flow), device.to_device(increment))
+        assert_same(device, found, each(getattr(cpu, request.param), flow, increment))
+
+    return check
 
 
-def test_median_of_equal_values_and_large_ones(device, operations):
-    rng = np.random.default_rng(2)
-    images = rng.integers(0, 3, (2, 2, 21, 34)).astype(np.float32) * np.float32(1e30)
-    assert_same(device, operations.median5x5(device.to_device(images)), each(cpu.median5x5, images))
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (3, 3), (6, 40), (8, 32), (9, 33), (7, 31)])
+@pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
+def test_median(smoothing, height, width, frames):
+    smoothing(flows(frames, height, width), planes(2, 2, height, width))
+
+
+def test_median_of_equal_values_and_large_ones(smoothing):
+    increment, flow = np.random.default_rng(2).integers(0, 3, (2, 2, 2, 21, 34)).astype(np.float32) * np.float32(1e30)
+    smoothing(flow, increment)
+
+
+def test_median_far_apart(smoothing):
+    """Rough values: every element of a window is the median somewhere."""
+    increment, flow = np.random.default_rng(3).standard_normal((2, 2, 2, 30, 70)).astype(np.float32)
+    smoothing(flow, increment)
 
 
 @pytest.mark.parametrize(("frames", "other"), [(2, 2), (1, 2), (2, 1), (1, 1)])

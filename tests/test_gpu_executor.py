@@ -369,10 +369,10 @@ def test_fault_of_the_device(share, lazy):
 
 
 def test_fault_without_fallback():
-    executor = emulated(2)
-    executor._device.fail_at(200, DeviceError("the card fell off the bus"))
+    executor, movie = emulated(2), recording(6, 26, 31)
+    executor._device.fail_at(launches_of(movie, **FAST) // 2, DeviceError("the card fell off the bus"))
     with pytest.raises(RuntimeError, match="executor='gpu' cannot be used: the card fell off the bus") as raised:
-        register(recording(6, 26, 31), executor, **FAST)
+        register(movie, executor, **FAST)
     assert isinstance(raised.value.__cause__, DeviceError)
 
 

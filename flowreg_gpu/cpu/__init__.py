@@ -20,12 +20,14 @@ from flowreg_gpu.resampling import TapTable
 
 __all__ = [
     "add",
+    "add_smoothed",
     "median5x5",
     "motion_tensor",
     "phase_shift",
     "prepare_alignment",
     "pyramid",
     "resize",
+    "smoothed_sum",
     "solve",
     "warp",
     "warp_frame",
@@ -43,6 +45,16 @@ def pyramid(
 def add(planes: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum of flow planes (2, h, w) and an increment (2, h, w) or (2, 1, 1)."""
     return planes + increment
+
+
+def add_smoothed(flow: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flow plus the 5x5 median of an increment, (2, h, w) each."""
+    return flow + median5x5(increment)
+
+
+def smoothed_sum(flow: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:
+    """5x5 median of flow plus increment, (2, h, w) each."""
+    return median5x5(flow + increment)
 
 
 def zero_flow(planes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -76,9 +76,13 @@ class CudaOperations:
         """Increment of the flow on one level."""
         return solver.solve(self.device, tensor, weight, flow, alpha, spacing, relaxation)
 
-    def median5x5(self, planes: Buffer) -> Buffer:
-        """5x5 median with mirror boundary."""
-        return median.median5x5(self.device, planes)
+    def add_smoothed(self, flow: Buffer, increment: Buffer) -> Buffer:
+        """Flow plus the 5x5 median of an increment, mirror boundary."""
+        return median.add_smoothed(self.device, flow, increment)
+
+    def smoothed_sum(self, flow: Buffer, increment: Buffer) -> Buffer:
+        """5x5 median of flow plus increment, mirror boundary."""
+        return median.smoothed_sum(self.device, flow, increment)
 
     def add(self, planes: Buffer, increment: Buffer) -> Buffer:
         """Sum of two sets of planes; the second may be (n, 2, 1, 1)."""
