@@ -39,13 +39,20 @@ class Operations(Protocol):
     def pyramid(self, planes: Image, tables: Sequence[Tables | None]) -> list[Image]:
         """Planes at every level, by its tables; where there are none, the planes themselves."""
 
-    def warp(
-        self, moving: Image, flow: Flow, reference: Image, spacing: tuple[float, float], interpolation: str
-    ) -> Image:
-        """Warp planes backwards; what lies outside comes from the reference."""
+    def warp_linear(self, moving: Image, flow: Flow, reference: Image) -> Image:
+        """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
 
-    def motion_tensor(self, reference: Image, moving: Image, hx: float, hy: float, const_assumption: str) -> Image:
-        """Motion tensor (C, 6, h, w)."""
+    def linearize(
+        self,
+        reference: Image,
+        moving: Image,
+        flow: Flow,
+        tables: Tables | None,
+        spacing: tuple[float, float],
+        const_assumption: str,
+    ) -> tuple[Flow, Image]:
+        """Flow, upsampled by the tables if there are any, and motion tensor (C, 6, h, w) of the planes warped cubically
+        with it; what lies outside comes from the reference."""
 
     def solve(
         self,
@@ -186,10 +193,10 @@ class FlowEstimator:
         """Flow (2, H, W) of preprocessed planes (C, H, W) to the reference, from a start flow (2, H, W)."""
         if self._aligner is None:
             return self._coarse_to_fine(moving, start)
-        operations, unit = self._operations, (1.0, 1.0)
-        aligned = operations.warp(moving, start, self._reference, unit, "linear")
+        operations = self._operations
+        aligned = operations.warp_linear(moving, start, self._reference)
         start = operations.add(start, operations.phase_shift(self._aligner, aligned))
-        aligned = operations.warp(moving, start, self._reference, unit, "linear")
+        aligned = operations.warp_linear(moving, start, self._reference)
         return operations.add(start, self._coarse_to_fine(aligned, operations.zero_flow(start)))
 
     def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
@@ -205,27 +212,18 @@ class FlowEstimator:
         for level, reference, weight, moving in zip(
             self._plan.levels, self._references, self._weights, pyramid, strict=True
         ):
-            flow = operations.resize(flow, level.from_above)
+            relaxation = choose_relaxation(self._options, level.height, level.width, beta)
             add: Callable[[Flow, Flow], Flow] = operations.add
             if min(level.height, level.width) > 5:
                 add = operations.smoothed_sum if graduated else operations.add_smoothed
+            tables: Tables | None = level.from_above
             for _ in range(warps):
-                flow = add(flow, self._increment(level, reference, weight, moving, flow, beta))
+                flow, tensor = operations.linearize(
+                    reference, moving, flow, tables, level.spacing, self._options.const_assumption
+                )
+                increment = operations.solve(tensor, weight, flow, level.alpha, level.spacing, relaxation)
+                del tensor  # most of a device's memory
+                flow = add(flow, increment)
+                del increment
+                tables = None
         return flow if self._plan.to_full is None else operations.resize(flow, self._plan.to_full)
-
-    def _increment(self, level: Level, reference: Image, weight: Image, moving: Image, flow: Flow, beta: float) -> Flow:
-        """One warp and solve; no name holds the intermediate images, which are most of a device's memory."""
-        operations = self._operations
-        return operations.solve(
-            operations.motion_tensor(
-                reference,
-                operations.warp(moving, flow, reference, level.spacing, "cubic"),
-                *level.spacing,
-                self._options.const_assumption,
-            ),
-            weight,
-            flow,
-            level.alpha,
-            level.spacing,
-            choose_relaxation(self._options, level.height, level.width, beta),
-        )

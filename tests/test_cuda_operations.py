@@ -13,7 +13,7 @@ from synthetic import smooth_flow, to_planes
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
 from flowreg_gpu.cuda import flow as flow_planes
-from flowreg_gpu.cuda import pyramid, solver
+from flowreg_gpu.cuda import motion_tensor, pyramid, solver
 from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
@@ -136,17 +136,59 @@ def test_tables_are_uploaded_once(device):
     assert device.live_bytes == held
 
 
-# Motion tensor
+# Upsampling, warp and motion tensor
+
+
+@pytest.fixture(params=[(32, 28), (5, 3)], ids=["one tile or a few", "small tiles"])
+def tile(request, monkeypatch):
+    monkeypatch.setattr(motion_tensor, "TILE", request.param)
+
+
+def linearize_both(device, operations, reference, moving, flow, *settings):
+    """Flow and tensor by the device, which must be those of the CPU's plain functions, one after the other."""
+    expected = [
+        each(lambda a, b, f, k=k: cpu.linearize(a, b, f, *settings)[k], reference, moving, flow) for k in range(2)
+    ]
+    if len(flow) == 1:
+        expected[0] = expected[0][:1]
+    for found, plain in zip(
+        operations.linearize(*map(device.to_device, (reference, moving, flow)), *settings), expected, strict=True
+    ):
+        assert_same(device, found, plain)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 2), (29, 33)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_linearize(device, operations, const_assumption, height, width, channels):
+    images = planes(1, channels, height, width), planes(2, channels, height, width, seed=1)
+    linearize_both(device, operations, *images, flows(2, height, width), None, SPACING, const_assumption)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
+@pytest.mark.parametrize(
+    ("above", "size"), [((14, 25), (17, 31)), ((17, 31), (17, 31)), ((8, 27), (8, 33)), ((64, 65), (9, 11))], ids=str
+)
+@pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
+def test_linearize_about_a_resampled_flow(device, operations, const_assumption, above, size, frames):
+    """From the level above, from one of the same size or width, and the start flow reduced to the coarsest level."""
+    images, tables = (planes(1, 2, *size), planes(2, 2, *size, seed=1)), resampling_tables(*above, *size)
+    linearize_both(device, operations, *images, flows(frames, *above), tables, SPACING, const_assumption)
 
 
 @pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
-@pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("channels", [1, 2, 4])
-def test_motion_tensor(device, operations, const_assumption, height, width, channels):
-    reference, moving = planes(1, channels, height, width), planes(2, channels, height, width, seed=1)
-    expected = each(lambda a, b: cpu.motion_tensor(a, b, *SPACING, const_assumption), reference, moving)
-    tensor = operations.motion_tensor(device.to_device(reference), device.to_device(moving), *SPACING, const_assumption)
-    assert_same(device, tensor, expected)
+def test_linearize_where_the_flow_leads_outside(device, operations, const_assumption):
+    """Beyond any edge, at the last fraction of a pixel, and where the flow is NaN or infinite."""
+    flow = np.zeros((2, 2, 23, 37), np.float32)
+    flow[:, 0, 3] = np.linspace(-50, 50, 37)
+    flow[0, 1, :, 5] = np.linspace(-40, 40, 23)
+    flow[:, 0, 7, -3:] = 0.99, 1.5, 0.999
+    flow[1, 1, 9, :4] = np.nan, np.inf, -np.inf, 1e30
+    images = planes(1, 2, 23, 37), planes(2, 2, 23, 37, seed=1)
+    linearize_both(device, operations, *images, flow, None, SPACING, const_assumption)
+    linearize_both(device, operations, *images, flow + np.float32(40), None, SPACING, const_assumption)
 
 
 # Solver
@@ -332,15 +374,13 @@ def test_interleave(device):
 # Warp
 
 
-@pytest.mark.parametrize("interpolation", ["cubic", "linear", "nearest"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shared", [True, False], ids=["shared flow", "flow per frame"])
-def test_warp(device, operations, interpolation, channels, shared):
+@pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
+def test_warp_of_planes(device, operations, channels, frames):
     moving, reference = planes(2, channels, 23, 37), planes(1, channels, 23, 37, seed=1)
-    flow = flows(1 if shared else 2, 23, 37)
-    expected = each(lambda m, f, r: cpu.warp(m, f, r, SPACING, interpolation), moving, flow, reference)
-    given = map(device.to_device, (moving, flow, reference))
-    assert_same(device, operations.warp(*given, SPACING, interpolation), expected)
+    flow = flows(frames, 23, 37)
+    expected = each(lambda m, f, r: cpu.warp(m, f, r, interpolation="linear"), moving, flow, reference)
+    assert_same(device, operations.warp_linear(*map(device.to_device, (moving, flow, reference))), expected)
 
 
 def raw_frames(dtype, shape, seed=0):

@@ -21,6 +21,7 @@ from flowreg_gpu.resampling import TapTable
 __all__ = [
     "add",
     "add_smoothed",
+    "linearize",
     "median5x5",
     "motion_tensor",
     "phase_shift",
@@ -31,6 +32,7 @@ __all__ = [
     "solve",
     "warp",
     "warp_frame",
+    "warp_linear",
     "zero_flow",
 ]
 
@@ -40,6 +42,27 @@ def pyramid(
 ) -> list[NDArray[np.float32]]:
     """Planes (C, H, W) at every level, by its tables (rows, columns); where there are none, the planes themselves."""
     return [planes if pair is None else resize(planes, pair) for pair in tables]
+
+
+def warp_linear(
+    moving: NDArray[np.float32], flow: NDArray[np.float32], reference: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Warp planes (C, H, W) of full resolution linearly by flow (2, H, W)."""
+    return warp(moving, flow, reference, interpolation="linear")
+
+
+def linearize(
+    reference: NDArray[np.float32],
+    moving: NDArray[np.float32],
+    flow: NDArray[np.float32],
+    tables: tuple[TapTable, TapTable] | None,
+    spacing: tuple[float, float],
+    const_assumption: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flow (2, h, w), upsampled by the tables if there are any, and motion tensor (C, 6, h, w) of the warped planes."""
+    if tables is not None:
+        flow = resize(flow, tables)
+    return flow, motion_tensor(reference, warp(moving, flow, reference, spacing), *spacing, const_assumption)
 
 
 def add(planes: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:

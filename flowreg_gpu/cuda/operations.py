@@ -54,15 +54,22 @@ class CudaOperations:
         """Filter every channel with its own tables, which keep the size."""
         return pyramid.smooth(self.device, planes, [self._uploaded(pair) for pair in tables])
 
-    def warp(
-        self, moving: Buffer, flow: Buffer, reference: Buffer, spacing: tuple[float, float], interpolation: str
-    ) -> Buffer:
-        """Warp planes backwards; what lies outside comes from the reference."""
-        return warp.warp(self.device, moving, flow, reference, spacing, interpolation)
+    def warp_linear(self, moving: Buffer, flow: Buffer, reference: Buffer) -> Buffer:
+        """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
+        return warp.warp_linear(self.device, moving, flow, reference)
 
-    def motion_tensor(self, reference: Buffer, moving: Buffer, hx: float, hy: float, const_assumption: str) -> Buffer:
-        """Motion tensor (n, C, 6, h, w)."""
-        return motion_tensor.motion_tensor(self.device, reference, moving, hx, hy, const_assumption)
+    def linearize(
+        self,
+        reference: Buffer,
+        moving: Buffer,
+        flow: Buffer,
+        tables: Tables | None,
+        spacing: tuple[float, float],
+        const_assumption: str,
+    ) -> tuple[Buffer, Buffer]:
+        """Flow, upsampled by the tables if there are any, and motion tensor (n, C, 6, h, w) of the warped planes."""
+        own = None if tables is None else self._uploaded(tables)
+        return motion_tensor.linearize(self.device, reference, moving, flow, own, spacing, const_assumption)
 
     def solve(
         self,
