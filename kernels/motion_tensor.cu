@@ -110,55 +110,64 @@ struct CensusConstancy {
   }
 };
 
-// The tile of a block. `flow_at(x, y, owned, u, v)` finds the flow of a pixel, which is the block's own or one of the halo.
-template <typename Term, typename FlowAt>
-__device__ __forceinline__ void linearize_tile(
+// The tile of a block with its halo, as far as the image goes.
+struct Tile {
+  int first_x, last_x, first_y, last_y;  // of the tile
+  int left, top, columns, rows;          // with the halo
+  __device__ __forceinline__ Tile(int tile_height, int tile_width, int halo, int height, int width)
+      : first_x(blockIdx.x * tile_width),
+        last_x(min(first_x + tile_width, width)),
+        first_y(blockIdx.y * tile_height),
+        last_y(min(first_y + tile_height, height)),
+        left(max(first_x - halo, 0)),
+        top(max(first_y - halo, 0)),
+        columns(min(last_x + halo, width) - left),
+        rows(min(last_y + halo, height) - top) {}
+  __device__ __forceinline__ bool owns(int x, int y) const {
+    return x >= first_x && x < last_x && y >= first_y && y < last_y;
+  }
+};
+
+// Shared memory: where the pixels of tile and halo come from, and behind it the warped image, where something else may have
+// been before.
+struct Targets {
+  float *x, *y, *behind;
+  __device__ __forceinline__ explicit Targets(const Tile& tile)
+      : x(reinterpret_cast<float*>(shared_memory)), y(x + tile.rows * tile.columns), behind(y + tile.rows * tile.columns) {}
+};
+
+// What follows once the targets of tile and halo are known, by the thread that warps them.
+template <typename Term>
+__device__ __forceinline__ void warp_and_differentiate(
+    const Tile& tile, const Targets& target,
     const float* moving,     // (channels, height, width)
     const float* reference,  // (channels, height, width)
-    int channels, int height, int width, int tile_height, int tile_width, float scale_x, float scale_y, const Term& term,
-    FlowAt flow_at,
+    int channels, int height, int width, const Term& term,
     float* tensor) {  // (channels, 6, height, width)
   const long long plane = (long long)height * width;
-  const int first_x = blockIdx.x * tile_width, last_x = min(first_x + tile_width, width);
-  const int first_y = blockIdx.y * tile_height, last_y = min(first_y + tile_height, height);
-  const int left = max(first_x - Term::HALO, 0), right = min(last_x + Term::HALO, width);
-  const int top = max(first_y - Term::HALO, 0), bottom = min(last_y + Term::HALO, height);
-  const int columns = right - left, pixels = columns * (bottom - top);
-  float* target_x = reinterpret_cast<float*>(shared_memory);
-  float* target_y = target_x + pixels;
-  float* warped = target_y + pixels;
-
-  // 1. where the pixels of tile and halo come from
-  for (int pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-    int x = left + pixel % columns, y = top + pixel / columns;
-    float u, v;
-    flow_at(x, y, x >= first_x && x < last_x && y >= first_y && y < last_y, u, v);
-    target_x[pixel] = (float)x + u * scale_x;
-    target_y[pixel] = (float)y + v * scale_y;
-  }
-
+  const int pixels = tile.rows * tile.columns, owned = tile.last_x - tile.first_x;
+  float* warped = target.behind;
   for (int channel = 0; channel < channels; ++channel, moving += plane, reference += plane, tensor += 6 * plane) {
-    const Window a = {reference, 0, 0, width}, b = {warped, left, top, columns};
+    const Window a = {reference, 0, 0, width}, b = {warped, tile.left, tile.top, tile.columns};
+    __syncthreads();  // what was there has been read
 
-    // 2. the warped image
+    // 1. the warped image
     for (int pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-      Target<4> target;
-      warped[pixel] = find_target<4>(target_x[pixel], target_y[pixel], height, width, target)
-                          ? interpolate<float, 4>(moving, target, width, 1)
-                          : a(top + pixel / columns, left + pixel % columns);
+      Target<4> taps;
+      warped[pixel] = find_target<4>(target.x[pixel], target.y[pixel], height, width, taps)
+                          ? interpolate<float, 4>(moving, taps, width, 1)
+                          : a(tile.top + pixel / tile.columns, tile.left + pixel % tile.columns);
     }
     __syncthreads();
 
-    // 3. the tensor of the tile
-    const int owned = last_x - first_x;
-    for (int pixel = threadIdx.x; pixel < owned * (last_y - first_y); pixel += blockDim.x) {
-      int x = first_x + pixel % owned, y = first_y + pixel / owned;
+    // 2. the tensor of the tile
+    for (int pixel = threadIdx.x; pixel < owned * (tile.last_y - tile.first_y); pixel += blockDim.x) {
+      int x = tile.first_x + pixel % owned, y = tile.first_y + pixel / owned;
       float j[6] = {};
       term(a, b, x, y, height, width, j);
 #pragma unroll
       for (int k = 0; k < 6; ++k) tensor[k * plane + (long long)y * width + x] = j[k];
     }
-    __syncthreads();
   }
 }
 
@@ -173,18 +182,23 @@ __global__ void __launch_bounds__(256)
               long long flow_stride, float scale_x, float scale_y, float cx, float cy, float c1, float c2, float c3,
               float* __restrict__ tensor) {  // (frames, channels, 6, height, width)
   const long long plane = (long long)height * width;
+  const Tile tile(tile_height, tile_width, Term::HALO, height, width);
+  const Targets target(tile);
   flow += blockIdx.z * flow_stride;
-  linearize_tile<Term>(
-      moving + blockIdx.z * channels * plane, reference + blockIdx.z * reference_stride, channels, height, width,
-      tile_height, tile_width, scale_x, scale_y, {cx, cy, c1, c2, c3},
-      [&](int x, int y, bool, float& u, float& v) {
-        u = flow[(long long)y * width + x];
-        v = flow[plane + (long long)y * width + x];
-      },
-      tensor + blockIdx.z * channels * 6 * plane);
+  for (int pixel = threadIdx.x; pixel < tile.rows * tile.columns; pixel += blockDim.x) {
+    int x = tile.left + pixel % tile.columns, y = tile.top + pixel / tile.columns;
+    const float* uv = flow + (long long)y * width + x;
+    target.x[pixel] = (float)x + uv[0] * scale_x;
+    target.y[pixel] = (float)y + uv[plane] * scale_y;
+  }
+  warp_and_differentiate<Term>(tile, target, moving + blockIdx.z * channels * plane,
+                               reference + blockIdx.z * reference_stride, channels, height, width,
+                               {cx, cy, c1, c2, c3}, tensor + blockIdx.z * channels * 6 * plane);
 }
 
-// The same with a flow of the level above, which is upsampled by the tap tables of pyramid.cu, rows first.
+// The same with a flow of the level above, which is upsampled by tap tables, rows first, as pyramid.cu does it: the rows of
+// tile and halo in the columns `strips` (first, count) that the taps span, then the columns. Shared memory: 2 floats a pixel of
+// the tile with its halo, and behind them one more, or 2 a pixel of those rows, whichever is more.
 template <typename Term>
 __global__ void __launch_bounds__(256)
     upsample_and_linearize(const float* __restrict__ moving,         // (frames, channels, height, width)
@@ -194,35 +208,55 @@ __global__ void __launch_bounds__(256)
                            const float* __restrict__ row_weight,     // (height, row_taps)
                            const int* __restrict__ column_index,     // (column_taps, width)
                            const float* __restrict__ column_weight,  // (column_taps, width)
+                           const int* __restrict__ strips,           // (tiles along x, 2)
                            int above_height, int above_width, int row_taps, int column_taps, int channels, int height,
                            int width, int tile_height, int tile_width, long long reference_stride, long long flow_stride,
                            float scale_x, float scale_y, float cx, float cy, float c1, float c2, float c3,
                            float* __restrict__ tensor,       // (frames, channels, 6, height, width)
                            float* __restrict__ upsampled) {  // (frames or 1, 2, height, width)
   const long long plane = (long long)height * width;
-  const bool shared_flow = flow_stride == 0;
+  const Tile tile(tile_height, tile_width, Term::HALO, height, width);
+  const Targets target(tile);
+  const int first = strips[2 * blockIdx.x], count = strips[2 * blockIdx.x + 1];
+  const bool shared_flow = flow_stride == 0, writes = !shared_flow || blockIdx.z == 0;
   flow += blockIdx.z * flow_stride;
   if (!shared_flow) upsampled += blockIdx.z * 2 * plane;
-  auto resampled = [&](const float* component, int x, int y) {
-    float sum = 0.0f;
-    for (int tap = 0; tap < column_taps; ++tap) {
-      const float* column = component + column_index[tap * width + x];
-      float line = 0.0f;
-      for (int row_tap = y * row_taps; row_tap < (y + 1) * row_taps; ++row_tap)
-        line += row_weight[row_tap] * column[(long long)row_index[row_tap] * above_width];
-      sum += column_weight[tap * width + x] * line;
+  float* lines_u = target.behind;  // (tile.rows, count)
+  float* lines_v = lines_u + tile.rows * count;
+
+  // 1. rows of the flow
+  for (int pixel = threadIdx.x; pixel < tile.rows * count; pixel += blockDim.x) {
+    const float* u = flow + first + pixel % count;
+    const float* v = u + (long long)above_height * above_width;
+    const int first_tap = (tile.top + pixel / count) * row_taps;
+    float sum_u = 0.0f, sum_v = 0.0f;
+    for (int tap = first_tap; tap < first_tap + row_taps; ++tap) {
+      long long row = (long long)row_index[tap] * above_width;
+      sum_u += row_weight[tap] * u[row];
+      sum_v += row_weight[tap] * v[row];
     }
-    return sum;
-  };
-  linearize_tile<Term>(
-      moving + blockIdx.z * channels * plane, reference + blockIdx.z * reference_stride, channels, height, width,
-      tile_height, tile_width, scale_x, scale_y, {cx, cy, c1, c2, c3},
-      [&](int x, int y, bool owned, float& u, float& v) {
-        u = resampled(flow, x, y);
-        v = resampled(flow + (long long)above_height * above_width, x, y);
-        if (!owned || (shared_flow && blockIdx.z > 0)) return;
-        upsampled[(long long)y * width + x] = u;
-        upsampled[plane + (long long)y * width + x] = v;
-      },
-      tensor + blockIdx.z * channels * 6 * plane);
+    lines_u[pixel] = sum_u;
+    lines_v[pixel] = sum_v;
+  }
+  __syncthreads();
+
+  // 2. columns of the flow
+  for (int pixel = threadIdx.x; pixel < tile.rows * tile.columns; pixel += blockDim.x) {
+    int x = tile.left + pixel % tile.columns, y = tile.top + pixel / tile.columns;
+    float u = 0.0f, v = 0.0f;
+    for (int tap = 0; tap < column_taps; ++tap) {
+      int at = pixel / tile.columns * count + column_index[tap * width + x] - first;
+      u += column_weight[tap * width + x] * lines_u[at];
+      v += column_weight[tap * width + x] * lines_v[at];
+    }
+    target.x[pixel] = (float)x + u * scale_x;
+    target.y[pixel] = (float)y + v * scale_y;
+    if (writes && tile.owns(x, y)) {
+      upsampled[(long long)y * width + x] = u;
+      upsampled[plane + (long long)y * width + x] = v;
+    }
+  }
+  warp_and_differentiate<Term>(tile, target, moving + blockIdx.z * channels * plane,
+                               reference + blockIdx.z * reference_stride, channels, height, width,
+                               {cx, cy, c1, c2, c3}, tensor + blockIdx.z * channels * 6 * plane);
 }

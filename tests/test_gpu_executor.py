@@ -6,6 +6,7 @@ asked for here.
 
 import contextlib
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from emulation import EmulatedDevice
 from recordings import LEVELS, recording
 
 import flowreg_gpu as fg
+from benchmarks.launches import PaperDevice, RecordingDevice
 from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
 from flowreg_gpu.executors.base import FlowMean, Job
 from flowreg_gpu.executors.device_stream import LARGEST_BATCH, MEMORY_SHARE, device_batch
-from flowreg_gpu.executors.device_task import frame_bytes
+from flowreg_gpu.executors.device_task import DeviceTask, frame_bytes
 from flowreg_gpu.io import ArrayReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
@@ -286,6 +288,18 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
     with executor, said[fault]:
         assert_same(register(movie, executor, **FAST), expected)
     assert len(graphs) == {"none": 6, "graph": 0, "memory": 16, "replay": 3}[fault]
+def test_launches_of_a_batch():
+    """512 x 512, quality, 19 levels; beside the solver, two launches a level and eleven more."""
+    device = RecordingDevice(PaperDevice())
+    task = DeviceTask(device, recording_job(512, 512, 1, Options()), graphs=False)
+    device.launches.clear()
+    task.run(device.empty((4, 512, 512, 1), np.uint16), device.empty((1, 2, 512, 512), np.float32))
+    launches = Counter(launch.kernel for launch in device.launches)
+    assert launches["resample"] == 3  # Gaussian, pyramid, start flow
+    assert launches["linearize<GradientConstancy>"] == 1
+    assert launches["upsample_and_linearize<GradientConstancy>"] == 18
+    assert launches["add_smoothed<false>"] == 19
+    assert launches.total() <= 91
 
 
 def test_batch_from_free_memory():

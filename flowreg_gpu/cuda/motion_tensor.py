@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import LINE, frame_stride
-from flowreg_gpu.cuda.pyramid import DeviceTables, resize
+from flowreg_gpu.cuda.launch import LINE, frame_stride, upload
+from flowreg_gpu.cuda.pyramid import Taps, source_strips, upload_taps
+from flowreg_gpu.resampling import TapTable
 
-__all__ = ["EXPRESSIONS", "FILE", "linearize"]
+__all__ = ["EXPRESSIONS", "FILE", "Upsampling", "linearize", "upload_upsampling"]
 
 FILE = "motion_tensor.cu"
 _TERMS = {"gc": "GradientConstancy", "gray": "BrightnessConstancy", "cs": "CensusConstancy"}
@@ -20,7 +22,26 @@ EXPRESSIONS = tuple(
 )
 
 TILE = (32, 28)  # pixels (x, y); with a halo of 1, 1020 of them: just under four for each of 256 threads
-FEW_TAPS = 16  # taps of rows times taps of columns that a pixel can sum by itself: those of an upsampling
+
+
+class Upsampling(NamedTuple):
+    """Tap tables of a flow on the device, the input columns (first, count) of every tile's taps, and the most of these.
+
+    `n_taps` are the numbers of taps along rows and columns.
+    """
+
+    taps: Taps
+    strips: Buffer
+    n_taps: tuple[int, int]
+    columns: int
+
+
+def upload_upsampling(device: Device, tables: tuple[TapTable, TapTable], const_assumption: str) -> Upsampling:
+    """Copy tables (rows, columns) to the device, for the tiles of `linearize`."""
+    rows, columns = tables
+    strips = source_strips(columns.index, TILE[0], _HALO[const_assumption])
+    n_taps = rows.index.shape[1], columns.index.shape[1]
+    return Upsampling(upload_taps(device, [tables]), upload(device, strips), n_taps, int(strips[:, 1].max()))
 
 
 def linearize(
@@ -28,11 +49,11 @@ def linearize(
     reference: Buffer,
     moving: Buffer,
     flow: Buffer,
-    tables: DeviceTables | None,
+    upsampling: Upsampling | None,
     spacing: tuple[float, float],
     const_assumption: str,
 ) -> tuple[Buffer, Buffer]:
-    """Upsample a flow by the tables, if there are any, warp planes cubically, and form their motion tensor.
+    """Upsample a flow, if it is one of another level, warp planes cubically, and form their motion tensor.
 
     Parameters
     ----------
@@ -47,14 +68,13 @@ def linearize(
     -------
     flow, tensor : (1 or n, 2, h, w), (n, C, 6, h, w) float32
     """
-    if tables is not None and np.prod(tables.n_taps[0]) > FEW_TAPS:
-        flow, tables = resize(device, flow, tables), None
     frames, channels, height, width = moving.shape
     tensor = device.empty((frames, channels, 6, height, width), np.float32)
     tile_width, tile_height = TILE
     halo = _HALO[const_assumption]
     grid = (-(-width // tile_width), -(-height // tile_height), frames)
-    shared_memory = 3 * 4 * (tile_width + 2 * halo) * (tile_height + 2 * halo)
+    rows = tile_height + 2 * halo
+    pixels = rows * (tile_width + 2 * halo)
     common = (
         np.int32(channels),
         np.int32(height),
@@ -68,15 +88,18 @@ def linearize(
         *_factors(*spacing, const_assumption),
         tensor,
     )
-    if tables is None:
+    if upsampling is None:
         device.kernel(FILE, f"linearize<{_TERMS[const_assumption]}>")(
-            grid, LINE, (moving, reference, flow, *common), shared_mem=shared_memory
+            grid, LINE, (moving, reference, flow, *common), shared_mem=4 * 3 * pixels
         )
         return flow, tensor
     upsampled = device.empty((flow.shape[0], 2, height, width), np.float32)
-    sizes = map(np.int32, (*flow.shape[2:], *tables.n_taps[0]))
+    sizes = map(np.int32, (*flow.shape[2:], *upsampling.n_taps))
     device.kernel(FILE, f"upsample_and_linearize<{_TERMS[const_assumption]}>")(
-        grid, LINE, (moving, reference, flow, *tables.taps, *sizes, *common, upsampled), shared_mem=shared_memory
+        grid,
+        LINE,
+        (moving, reference, flow, *upsampling.taps, upsampling.strips, *sizes, *common, upsampled),
+        shared_mem=4 * (2 * pixels + max(pixels, 2 * rows * upsampling.columns)),
     )
     return upsampled, tensor
 

@@ -5,6 +5,7 @@ Images are buffers (n, C, h, w) and flows (n, 2, h, w), float32, of a whole batc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,10 @@ __all__ = ["CudaOperations"]
 
 Tables = tuple[TapTable, TapTable]
 
+# Taps of rows times taps of columns of an upsampling. Where there are more, as from the start flow to the coarsest
+# level, a tile's taps would span much of the flow, and mostly all frames share what they make.
+FEW_TAPS = 16
+
 
 class CudaOperations:
     """See `flowreg_gpu.flow.Operations`.
@@ -33,12 +38,20 @@ class CudaOperations:
         self.device = device
         # by identity; the host's tables are kept, so that no others can get their numbers
         self._tables: dict[tuple[int, ...], tuple[Sequence[Tables], pyramid.DeviceTables]] = {}
+        self._upsamplings: dict[tuple[int, int, str], tuple[Tables, motion_tensor.Upsampling]] = {}
 
     def _uploaded(self, *tables: Tables) -> pyramid.DeviceTables:
         key = tuple(id(table) for pair in tables for table in pair)
         if key not in self._tables:
             self._tables[key] = (tables, pyramid.upload_tables(self.device, tables))
         return self._tables[key][1]
+
+    def _upsampling(self, tables: Tables, const_assumption: str) -> motion_tensor.Upsampling:
+        key = id(tables[0]), id(tables[1]), const_assumption
+        if key not in self._upsamplings:
+            uploaded = motion_tensor.upload_upsampling(self.device, tables, const_assumption)
+            self._upsamplings[key] = (tables, uploaded)
+        return self._upsamplings[key][1]
 
     def resize(self, planes: Buffer, tables: Tables) -> Buffer:
         """Filter planes along rows and columns with tap tables."""
@@ -68,8 +81,12 @@ class CudaOperations:
         const_assumption: str,
     ) -> tuple[Buffer, Buffer]:
         """Flow, upsampled by the tables if there are any, and motion tensor (n, C, 6, h, w) of the warped planes."""
-        own = None if tables is None else self._uploaded(tables)
-        return motion_tensor.linearize(self.device, reference, moving, flow, own, spacing, const_assumption)
+        upsampling = None
+        if tables is not None and math.prod(table.index.shape[1] for table in tables) <= FEW_TAPS:
+            upsampling = self._upsampling(tables, const_assumption)
+        elif tables is not None:
+            flow = self.resize(flow, tables)
+        return motion_tensor.linearize(self.device, reference, moving, flow, upsampling, spacing, const_assumption)
 
     def solve(
         self,

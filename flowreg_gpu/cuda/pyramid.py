@@ -12,7 +12,18 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, upload
 from flowreg_gpu.resampling import TapTable
 
-__all__ = ["EXPRESSIONS", "FILE", "DeviceTables", "Taps", "pyramid", "resize", "smooth", "upload_tables"]
+__all__ = [
+    "EXPRESSIONS",
+    "FILE",
+    "DeviceTables",
+    "Taps",
+    "pyramid",
+    "resize",
+    "smooth",
+    "source_strips",
+    "upload_tables",
+    "upload_taps",
+]
 
 FILE = "pyramid.cu"
 EXPRESSIONS = ("resample",)
@@ -34,12 +45,11 @@ class Taps(NamedTuple):
 class DeviceTables(NamedTuple):
     """Tap tables of one or several levels on the device.
 
-    `sizes` are the levels' (h, w), `n_taps` their numbers of taps along rows and columns; `levels` and `strips` are
-    what pyramid.cu calls Level and Strip; `blocks` and the bytes of `shared_memory` are the launch's.
+    `sizes` are the levels' (h, w); `levels` and `strips` are what pyramid.cu calls Level and Strip; `blocks` and the
+    bytes of `shared_memory` are the launch's.
     """
 
     sizes: list[tuple[int, int]]
-    n_taps: list[tuple[int, int]]
     taps: Taps
     levels: Buffer
     strips: Buffer
@@ -61,19 +71,9 @@ def upload_tables(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -
         begin += blocks, rows.index.size, columns.index.size, height * width, len(own)
         floats = max(floats, tile_height * own[:, 1].max())
         strips.append(own)
-
-    def upload_all(arrays: Sequence[NDArray[Any]]) -> Buffer:
-        return upload(device, np.concatenate([array.ravel() for array in arrays]))
-
     return DeviceTables(
         [(len(rows.index), len(columns.index)) for rows, columns in tables],
-        [(rows.index.shape[1], columns.index.shape[1]) for rows, columns in tables],
-        Taps(
-            upload_all([rows.index for rows, _ in tables]),
-            upload_all([rows.weight for rows, _ in tables]),
-            upload_all([columns.index.T for _, columns in tables]),
-            upload_all([columns.weight.T for _, columns in tables]),
-        ),
+        upload_taps(device, tables),
         upload(device, np.array(levels, np.int32)),
         upload(device, np.concatenate(strips)),
         int(begin[0]),
@@ -81,17 +81,33 @@ def upload_tables(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -
     )
 
 
+def upload_taps(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -> Taps:
+    """Copy the taps of some levels to the device."""
+    rows, columns = zip(*tables, strict=True)
+    arrays: tuple[list[NDArray[Any]], ...] = (
+        [table.index for table in rows],
+        [table.weight for table in rows],
+        [table.index.T for table in columns],
+        [table.weight.T for table in columns],
+    )
+    return Taps(*(upload(device, np.concatenate([array.ravel() for array in some])) for some in arrays))
+
+
+def source_strips(index: NDArray[np.int32], width: int, halo: int = 0) -> NDArray[np.int32]:
+    """Input columns (first, count) of every strip of `width` output columns and a halo; `index` (w, taps)."""
+    begins = range(0, len(index), width)
+    parts = [index[max(begin - halo, 0) : begin + width + halo] for begin in begins]
+    return np.array([(part.min(), np.ptp(part) + 1) for part in parts], np.int32)
+
+
 def _tiles(index: NDArray[np.int32]) -> tuple[int, int, NDArray[np.int32]]:
-    """Width and height of a level's tiles, and the input columns (first, count) of every strip; `index` (w, taps)."""
-    width, _ = TILE
-    while True:
-        begins = np.arange(0, len(index), width)
-        first = np.minimum.reduceat(index.min(axis=1), begins)
-        count = np.maximum.reduceat(index.max(axis=1), begins) - first + 1
-        if 4 * count.max() <= SHARED_MEMORY or width == 1:
-            height = min(max(TILE_SOURCE // count.max(), 1), TILE[1])
-            return width, height, np.stack([first, count], axis=1)
+    """Width and height of a level's tiles, and its strips; `index` (w, taps)."""
+    width, height = TILE
+    strips = source_strips(index, width)
+    while 4 * strips[:, 1].max() > SHARED_MEMORY and width > 1:
         width //= 2
+        strips = source_strips(index, width)
+    return width, min(max(TILE_SOURCE // int(strips[:, 1].max()), 1), height), strips
 
 
 def pyramid(device: Device, planes: Buffer, tables: DeviceTables) -> list[Buffer]:
