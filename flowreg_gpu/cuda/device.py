@@ -123,7 +123,7 @@ class Device(Protocol):
         """Wait on the host for an event, or for everything; DeviceError where something queued has failed."""
 
     def kernel(self, file: str, expression: str) -> Kernel:
-        """The kernel that a name expression ('median5x5', 'warp<4>') means in a file of `kernels`.
+        """The kernel that a name expression ('warp_linear', 'add_smoothed<true>') means in a file of `kernels`.
 
         It is called as ``kernel(grid, block, args, shared_mem=0, stream=None)``; grid and block have up to three
         numbers above 0, x first; args are Buffers and NumPy scalars of the parameters' types.
