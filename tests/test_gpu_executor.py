@@ -288,6 +288,8 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
     with executor, said[fault]:
         assert_same(register(movie, executor, **FAST), expected)
     assert len(graphs) == {"none": 6, "graph": 0, "memory": 16, "replay": 3}[fault]
+
+
 def test_launches_of_a_batch():
     """512 x 512, quality, 19 levels; beside the solver, two launches a level and eleven more."""
     device = RecordingDevice(PaperDevice())

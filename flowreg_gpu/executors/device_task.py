@@ -175,7 +175,7 @@ def frame_bytes(
     size = levels[-1].height, levels[-1].width
     scratch = float32 * scratch_planes(*size, channels, choose_relaxation(options, *size))
     solver = (flow + 6 * planes + flow + scratch) * areas[-1]
-    solving = held * pixels + pyramid + solver
+    solving = held * pixels + pyramid + max(solver, flow * (areas[-1] + pixels))  # or the flow is brought to full size
     filtering = 0 if own_planes else 2 * planes * pixels
     finishing = (raw + max(flow, planes)) * pixels
     if options.cc_initialization:
