@@ -16,7 +16,7 @@ from emulation import EmulatedDevice
 from recordings import LEVELS, recording
 
 import flowreg_gpu as fg
-from benchmarks.launches import PaperDevice, RecordingDevice
+from flowreg_gpu.benchmark.schedule import PaperDevice, RecordingDevice
 from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
 from flowreg_gpu.executors.base import FlowMean, Job
 from flowreg_gpu.executors.device_stream import LARGEST_BATCH, MEMORY_SHARE, device_batch

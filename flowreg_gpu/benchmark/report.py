@@ -18,7 +18,7 @@ SCHEDULE = ("preset", "launches per batch", "MB per frame", "updates per frame",
 
 
 class Report(NamedTuple):
-    """Everything that was measured, ready for JSON; see README.md for the fields that matter."""
+    """Everything that was measured, ready for JSON; `str` makes the table of it."""
 
     results: dict[str, Any]
 
@@ -51,6 +51,7 @@ class Report(NamedTuple):
                 f"flowreg_gpu {results['flowreg_gpu']}, {results['date']}",
                 one_line(results["machine"]),
                 *gpus,
+                *_busy(results["machine"]),
                 "",
                 f"{size}{'s' if settings['channels'] > 1 else ''}, uint16, noisy, with known motion",
                 "timed: TIFF file to TIFF file, workers started and kernels compiled before (pyflowreg starts its own)",
@@ -88,6 +89,14 @@ class Report(NamedTuple):
             "",
             *_table(SCHEDULE, cells),
         ]
+
+
+def _busy(machine: dict[str, Any]) -> list[str]:
+    """A warning where other programs took more than a tenth of the CPU in the minute before."""
+    load, cores = machine["load_average"], machine["cores"]
+    if not load or load < 0.1 * cores:
+        return []
+    return [f"other programs use this machine (load average {load:.1f} on {cores} cores): the figures are too low"]
 
 
 def _program(executor: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from flowreg_gpu.options import Options
 from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.registration import FIRST_FLOWS
 
-__all__ = ["BACKENDS", "Rival", "Unavailable"]
+__all__ = ["BACKENDS", "ON_GPU", "Rival", "Unavailable"]
 
 #: Rows, with pyflowreg's flow backend, its parameters, and its executor.
 BACKENDS: dict[str, tuple[str | None, dict[str, Any], str]] = {
@@ -24,6 +25,7 @@ BACKENDS: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "flowreg_cuda": ("flowreg_cuda", {}, "sequential"),
     "flowreg_torch": ("flowreg_torch", {"device": "cuda"}, "sequential"),
 }
+ON_GPU = tuple(name for name, (backend, *_) in BACKENDS.items() if backend is not None)
 
 
 class Unavailable(Exception):
@@ -78,8 +80,9 @@ class Rival:
     def register(self, source: Path) -> int:
         """Register a recording, of which `flow` is known afterwards; the number of frames that were registered."""
         chosen = {} if self._backend is None else {"flow_backend": self._backend, "backend_params": self._parameters}
+        reader = self._open(os.fspath(source), Options().buffer_size, deinterleave=self._reference.shape[2])
         options = self._options(
-            input_file=self._open(os.fspath(source), Options().buffer_size, deinterleave=self._reference.shape[2]),
+            input_file=reader,
             output_path=os.fspath(self._folder),
             output_format="TIFF",
             quality_setting=self._quality,
@@ -91,6 +94,7 @@ class Rival:
         corrector = self._corrector(options, self._config)
         flows: list[NDArray[np.float32]] = []
         corrector.register_w_callback(lambda flow, first, stop: flows.append(np.asarray(flow, np.float32)))
-        corrector.run(self._reference)
+        with contextlib.closing(reader):
+            corrector.run(self._reference)
         self.flow = np.concatenate(flows)
         return len(self.flow) + min(FIRST_FLOWS, len(self.flow))  # it has the same rule for the start flow

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ def measure(task: Task) -> dict[str, Any]:
 
 def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
     options = Options(quality=task.quality)
-    gpu = task.executor == "gpu"
+    gpu, channels = task.executor == "gpu", known.movie.shape[3]
     if gpu and not gpu_status().usable:
         return {"skipped": gpu_status().reason}
     free = _free_device_memory() if gpu else None
@@ -77,7 +77,7 @@ def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
     source = _write_recording(Path(task.folder, "recording.tif"), known.movie, len(known.movie))
     registered, flow = checked_files(task)
     with executor:
-        register_file(source, registered, executor, known.reference, flow, options)
+        register_file(source, registered, executor, known.reference, flow, options, channels=channels)
         error = end_point_error(tifffile.imread(flow), known.flow)
         figures: dict[str, Any] = {"workers": executor.n_workers, "end_point_error": error}
 
@@ -90,6 +90,7 @@ def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
                 executor,
                 known.reference,
                 options=options,
+                channels=channels,
                 progress=lambda stage, finished, total: totals.update({stage: total}),
             )
             return sum(totals.values())
@@ -102,13 +103,15 @@ def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
 
 def _rival(task: Task, known: KnownMotion) -> dict[str, Any]:
     """pyflowreg; the flow of the first frames comes from the timed run, a warm-up on two frames compiles."""
-    free = _free_device_memory()
+    free = _free_device_memory() if task.executor in rivals.ON_GPU else None
     rival = rivals.Rival(task.executor, known.reference, task.quality, task.workers, Path(task.folder, "rival"))
     rival.register(_write_recording(Path(task.folder, "recording.tif"), known.movie, 2))
     figures = _time(task, known, lambda source, target: rival.register(source))
+    if len(rival.flow) != figures["frames"]:
+        raise RuntimeError(f"it registered {len(rival.flow)} of {figures['frames']} frames")
     flow = rival.flow[: len(known.flow)]
     figures["device_bytes"] = _taken(free)
-    return {"workers": rival.workers, "end_point_error": end_point_error(flow, known.flow[: len(flow)]), **figures}
+    return {"workers": rival.workers, "end_point_error": end_point_error(flow, known.flow), **figures}
 
 
 def _free_device_memory() -> int | None:
@@ -154,16 +157,18 @@ def _time(task: Task, known: KnownMotion, register: Callable[[Path, Path], int])
 
 
 def _write_recording(path: Path, movie: NDArray[np.uint16], count: int) -> Path:
-    """Write `count` frames, which repeat those of the movie (T, H, W, C), as TIFF."""
+    """Write `count` frames, which repeat those of the movie (T, H, W, C), as TIFF; channels are pages in turn.
+
+    pyflowreg reads no other layout of channels within one file than that.
+    """
     _, height, width, channels = movie.shape
-    axes, shape = ("TYX", (height, width)) if channels == 1 else ("TCYX", (channels, height, width))
-
-    def pages() -> Iterator[NDArray[np.uint16]]:
-        for t in range(count):
-            yield from np.ascontiguousarray(movie[t % len(movie)].transpose(2, 0, 1))
-
     tifffile.imwrite(
-        path, pages(), shape=(count, *shape), dtype=movie.dtype, metadata={"axes": axes}, photometric="minisblack"
+        path,
+        (movie[t % len(movie), ..., c] for t in range(count) for c in range(channels)),
+        shape=(count * channels, height, width),
+        dtype=movie.dtype,
+        metadata={"axes": "TYX"},
+        photometric="minisblack",
     )
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import tifffile
 import flowreg_gpu
 from flowreg_gpu.benchmark.process import run_apart
 from flowreg_gpu.benchmark.report import Report
-from flowreg_gpu.benchmark.rivals import BACKENDS
+from flowreg_gpu.benchmark.rivals import BACKENDS, ON_GPU
 from flowreg_gpu.benchmark.row import Task, checked_files, known_motion_file
 from flowreg_gpu.benchmark.schedule import count_schedule
 from flowreg_gpu.demo import end_point_error, make_movie
@@ -30,10 +31,9 @@ __all__ = ["Settings", "run_benchmark"]
 YARDSTICK = "sequential"
 DEFAULT_ROWS = (YARDSTICK, "threading", "multiprocessing", "gpu", "pyflowreg")
 BASELINES = ("pyflowreg", YARDSTICK)  # the first that was measured
-GPU_RIVALS = tuple(name for name, (backend, *_) in BACKENDS.items() if backend is not None)
 SEED = 1
 UNIQUE = 8  # frames that are made; longer recordings repeat them
-SMALLEST = 32  # pixels; of the flow, 10 pixels at every edge do not count
+SMALLEST = 64  # pixels; the tissue of smaller frames is too sparse for its motion to be found
 CHANNELS = 2  # that the tissue has
 #: Share of the registered values that must be those of the sequential executor, but for a rounding of the last digit.
 CLOSE = 0.99
@@ -100,6 +100,7 @@ def run_benchmark(settings: Settings, progress: Progress | None = None) -> Repor
         The sequential executor, with which the others are compared, cannot run.
     """
     began = datetime.datetime.now(datetime.timezone.utc)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
     with tempfile.TemporaryDirectory(prefix="flowreg_gpu_benchmark_") as folder:
         without = _make_known_motion(Path(folder), settings)
         rows = _measure(settings, folder, without, progress or (lambda name, finished, total: None))
@@ -107,7 +108,7 @@ def run_benchmark(settings: Settings, progress: Progress | None = None) -> Repor
         {
             "flowreg_gpu": flowreg_gpu.__version__,
             "date": began.isoformat(timespec="seconds"),
-            "machine": describe(),
+            "machine": {**describe(), "load_average": load},
             "settings": {**dataclasses.asdict(settings), "dtype": "uint16", "seed": SEED, "unique_frames": UNIQUE},
             "end_point_error_without": without,
             "baseline": _add_ratios(rows),
@@ -127,7 +128,7 @@ def _make_known_motion(folder: Path, settings: Settings) -> float:
 
 def _measure(settings: Settings, folder: str, without: float, progress: Progress) -> list[dict[str, Any]]:
     """Rows of all presets; in each, the sequential executor makes what they are compared with, and compiles."""
-    names = tuple(dict.fromkeys(settings.executors or (*DEFAULT_ROWS, *GPU_RIVALS)))
+    names = tuple(dict.fromkeys(settings.executors or (*DEFAULT_ROWS, *ON_GPU)))
     total = len(settings.qualities) * len(names)
     rows: list[dict[str, Any]] = []
     for finished, (quality, name) in enumerate((quality, name) for quality in settings.qualities for name in names):
@@ -140,7 +141,7 @@ def _measure(settings: Settings, folder: str, without: float, progress: Progress
                     f"the executor {YARDSTICK!r}, with which all are compared, failed: {figures['failed']}"
                 )
         measured = {row["executor"] for row in rows if "seconds" in row}
-        if settings.executors is None and name in GPU_RIVALS and not {"gpu", "pyflowreg"} <= measured:
+        if settings.executors is None and name in ON_GPU and not {"gpu", "pyflowreg"} <= measured:
             continue  # there is no GPU, or no pyflowreg, as other rows say
         figures = run_apart(task)
         if "seconds" in figures:

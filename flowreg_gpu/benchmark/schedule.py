@@ -34,7 +34,7 @@ def count_schedule(height: int, width: int, channels: int, options: Options, bat
     shape = height, width, channels
     recorder = RecordingDevice(PaperDevice())
     reference = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
-    run_batch = computation(recorder, PaperDevice().empty((batch, *shape), np.uint16), reference, options)
+    run_batch = computation(recorder, PaperDevice().empty((batch, *shape), np.uint16), reference, options, False)
     recorder.launches.clear()  # those of the reference
     run_batch()
     nbytes = sum(launch.nbytes for launch in recorder.launches)
@@ -44,10 +44,10 @@ def count_schedule(height: int, width: int, channels: int, options: Options, bat
 
 
 def computation(
-    device: Any, frames: NDArray[np.uint16], reference: NDArray[np.float32], options: Options
+    device: Any, frames: NDArray[np.uint16], reference: NDArray[np.float32], options: Options, graphs: bool = True
 ) -> Callable[[], Any]:
     """A call that queues the registration of frames (T, H, W, C) that lie on the device already."""
-    task = DeviceTask(device, _job(reference, options))
+    task = DeviceTask(device, _job(reference, options), graphs)
     start = upload(device, np.zeros((1, 2, *reference.shape[:2]), np.float32))
     moving = upload(device, frames)
     return lambda: task.run(moving, start)
@@ -67,6 +67,7 @@ class PaperDevice:
     """As much of a `Device` as `DeviceTask` needs, without memory and without work: arrays have a shape only."""
 
     name = "paper"
+    shared_memory = 227 * 1024  # as on an H100
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         """An array of that shape, all elements of which lie in one place."""
