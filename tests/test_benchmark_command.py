@@ -234,7 +234,7 @@ def test_frames_last_some_seconds(task, monkeypatch):
     monkeypatch.setattr(row, "_write_recording", lambda path, movie, count: written.append(count))
     with np.load(row.known_motion_file(row.Path(task.folder))) as stored:
         known = row.KnownMotion(**stored)
-    figures = row._time(task._replace(frames=None), known, lambda source, target: written[-1] + 22)
+    figures = row._time(task._replace(frames=None), known, lambda source, target, count: count + 22)
     assert written == [8, 8 * 16, 8 * 16 * 6]
     assert (figures["frames"], figures["seconds"], figures["frames_registered"]) == (768, 4.0, 790)
 

@@ -92,11 +92,11 @@ class Report(NamedTuple):
 
 
 def _busy(machine: dict[str, Any]) -> list[str]:
-    """A warning where other programs took more than a tenth of the CPU in the minute before."""
+    """A warning where a quarter of the CPUs or more had work in the minute before."""
     load, cores = machine["load_average"], machine["cores"]
-    if not load or load < 0.1 * cores:
+    if not load or load < 0.25 * cores:
         return []
-    return [f"other programs use this machine (load average {load:.1f} on {cores} cores): the figures are too low"]
+    return [f"the machine was busy before (load average {load:.1f} on {cores} cores): the figures may be too low"]
 
 
 def _program(executor: str) -> str:

@@ -44,6 +44,13 @@ class Rival:
     workers : int or None
     folder : Path
         Takes the registered recording.
+    kept : int
+        Frames of a recording whose flow is kept; that of all would count as pyflowreg's memory.
+
+    Attributes
+    ----------
+    flow : (kept, H, W, 2) float32
+        Of the first frames of the last recording.
 
     Raises
     ------
@@ -51,7 +58,7 @@ class Rival:
     """
 
     def __init__(
-        self, name: str, reference: NDArray[np.float32], quality: str, workers: int | None, folder: Path
+        self, name: str, reference: NDArray[np.float32], quality: str, workers: int | None, folder: Path, kept: int
     ) -> None:
         self._backend, self._parameters, executor = BACKENDS[name]
         try:
@@ -66,7 +73,7 @@ class Rival:
         self.workers = (workers or default_workers()) if executor == "multiprocessing" else 1
         self._config = config(n_jobs=self.workers, parallelization=executor)
         self._reference, self._quality, self._folder = reference, quality, folder
-        self.flow: NDArray[np.float32] = np.empty((0, *reference.shape[:2], 2), np.float32)
+        self.flow = np.zeros((kept, *reference.shape[:2], 2), np.float32)
 
     def _check_backend(self, name: str) -> None:
         usable, reason = gpu_status()
@@ -77,8 +84,8 @@ class Rival:
         if "device" in self._parameters and not importlib.import_module("torch").cuda.is_available():
             raise Unavailable("PyTorch sees no GPU")
 
-    def register(self, source: Path) -> int:
-        """Register a recording, of which `flow` is known afterwards; the number of frames that were registered."""
+    def register(self, source: Path, count: int) -> int:
+        """Register a recording of `count` frames; the number of frames that were registered, start flow included."""
         chosen = {} if self._backend is None else {"flow_backend": self._backend, "backend_params": self._parameters}
         reader = self._open(os.fspath(source), Options().buffer_size, deinterleave=self._reference.shape[2])
         options = self._options(
@@ -92,9 +99,17 @@ class Rival:
             **chosen,
         )
         corrector = self._corrector(options, self._config)
-        flows: list[NDArray[np.float32]] = []
-        corrector.register_w_callback(lambda flow, first, stop: flows.append(np.asarray(flow, np.float32)))
+        finished = 0
+
+        def take(flow: NDArray[np.floating[Any]], first: int, stop: int) -> None:
+            nonlocal finished
+            finished = stop
+            kept = self.flow[first:stop]
+            kept[...] = flow[: len(kept)]
+
+        corrector.register_w_callback(take)
         with contextlib.closing(reader):
             corrector.run(self._reference)
-        self.flow = np.concatenate(flows)
-        return len(self.flow) + min(FIRST_FLOWS, len(self.flow))  # it has the same rule for the start flow
+        if finished != count:
+            raise RuntimeError(f"it registered {finished} of {count} frames")
+        return count + min(FIRST_FLOWS, count)  # it has the same rule for the start flow

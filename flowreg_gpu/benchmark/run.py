@@ -30,7 +30,7 @@ __all__ = ["Settings", "run_benchmark"]
 
 YARDSTICK = "sequential"
 DEFAULT_ROWS = (YARDSTICK, "threading", "multiprocessing", "gpu", "pyflowreg")
-BASELINES = ("pyflowreg", YARDSTICK)  # the first that was measured
+BASELINES = ("pyflowreg", YARDSTICK)  # of the ratios: the first that was measured
 SEED = 1
 UNIQUE = 8  # frames that are made; longer recordings repeat them
 SMALLEST = 64  # pixels; the tissue of smaller frames is too sparse for its motion to be found
@@ -171,7 +171,7 @@ def _verify(figures: dict[str, Any], task: Task, without: float) -> dict[str, An
 
 
 def _add_ratios(rows: list[dict[str, Any]]) -> str | None:
-    """Enter how many times as fast as the baseline each row is; return the baseline, the slowest honest program."""
+    """Enter how many times as fast as the baseline each row is; return the baseline."""
     timed = {(row["executor"], row["quality"]): row for row in rows if "seconds" in row}
     names = {name for name, _ in timed}
     baseline = next((name for name in BASELINES if name in names), None)
