@@ -81,27 +81,17 @@ __device__ __forceinline__ float laplacian(const float* plane, const float* psi,
   return c.along * (plane[at.before] - 2.0f * here + plane[at.after]) + across;
 }
 
-// What the sweeps need of a pixel. block: the inverse of its 2x2 system times omega (11, 12, 22), right-hand sides of u and
-// v. sor: omega over the diagonal of u, the same of v, the coupling, right-hand sides of u and v.
-struct Coefficients {
-  float k0, k1, k2, bu, bv;
+// Data term of a pixel, summed over the channels with psi of its increment, and right-hand sides of u and v.
+struct System {
+  float d11, d22, d12, bu, bv;
 };
 
 template <int CHANNELS, bool ORDERED, bool ROBUST>
-__device__ __forceinline__ Coefficients fold(const float* tensor, const float* weight, const float* flow,
-                                             const float* psi_smooth, const Stencil<ORDERED>& at, long long plane, float du,
-                                             float dv, Smoothness c, float omega, Psi psi) {
-  // 1. smoothness: diagonal, and right-hand sides from the Laplacian of the flow
-  float diagonal = 2.0f * (c.along + c.across);
-  if (ROBUST) {
-    Edges edge(psi_smooth, at, c);
-    diagonal = edge.before + edge.after + edge.left + edge.right;
-  }
-  float bu = laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c);
-  float bv = laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c);
-
-  // 2. data term, summed over the channels
-  float d11 = 0.0f, d22 = 0.0f, d12 = 0.0f;
+__device__ __forceinline__ System accumulate(const float* tensor, const float* weight, const float* flow,
+                                             const float* psi_smooth, const Stencil<ORDERED>& at, long long plane,
+                                             float du, float dv, Smoothness c, Psi psi) {
+  System sum = {0.0f, 0.0f, 0.0f, laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c),
+                laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c)};
 #pragma unroll
   for (int channel = 0; channel < CHANNELS; ++channel) {
     const float* j = tensor + 6 * channel * plane + at.here;
@@ -109,19 +99,42 @@ __device__ __forceinline__ Coefficients fold(const float* tensor, const float* w
     float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
     // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
     float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane + at.here], 0.0f);
-    d11 += share * j11;
-    d22 += share * j22;
-    d12 += share * j12;
-    bu -= share * j13;
-    bv -= share * j23;
+    sum.d11 += share * j11;
+    sum.d22 += share * j22;
+    sum.d12 += share * j12;
+    sum.bu -= share * j13;
+    sum.bv -= share * j23;
   }
+  return sum;
+}
 
-  // 3. what the sweeps need
-  if (ORDERED) return {omega / (diagonal + d11), omega / (diagonal + d22), d12, bu, bv};
+// What the sweeps need of a pixel. block: the inverse of its 2x2 system times omega (11, 12, 22), right-hand sides of u and
+// v. sor: omega over the diagonal of u, the same of v, the coupling, right-hand sides of u and v.
+struct Coefficients {
+  float k0, k1, k2, bu, bv;
+};
+
+// Coefficients of the rule block; `diagonal` is the sum of the weights of the pixel's edges.
+__device__ __forceinline__ Coefficients invert(const System& sum, float diagonal, float omega) {
   // the data part alone may have rank 1: its determinant is kept apart and from going below 0
-  float determinant = diagonal * (diagonal + d11 + d22) + fmaxf(d11 * d22 - d12 * d12, 0.0f);
+  float determinant =
+      diagonal * (diagonal + sum.d11 + sum.d22) + fmaxf(sum.d11 * sum.d22 - sum.d12 * sum.d12, 0.0f);
   float scale = omega / determinant;
-  return {scale * (diagonal + d22), -scale * d12, scale * (diagonal + d11), bu, bv};
+  return {scale * (diagonal + sum.d22), -scale * sum.d12, scale * (diagonal + sum.d11), sum.bu, sum.bv};
+}
+
+template <int CHANNELS, bool ORDERED, bool ROBUST>
+__device__ __forceinline__ Coefficients fold(const float* tensor, const float* weight, const float* flow,
+                                             const float* psi_smooth, const Stencil<ORDERED>& at, long long plane, float du,
+                                             float dv, Smoothness c, float omega, Psi psi) {
+  float diagonal = 2.0f * (c.along + c.across);
+  if (ROBUST) {
+    Edges edge(psi_smooth, at, c);
+    diagonal = edge.before + edge.after + edge.left + edge.right;
+  }
+  System sum = accumulate<CHANNELS, ORDERED, ROBUST>(tensor, weight, flow, psi_smooth, at, plane, du, dv, c, psi);
+  if (ORDERED) return {omega / (diagonal + sum.d11), omega / (diagonal + sum.d22), sum.d12, sum.bu, sum.bv};
+  return invert(sum, diagonal, omega);
 }
 
 __device__ __forceinline__ void store(const Coefficients& value, float* out, long long plane) {

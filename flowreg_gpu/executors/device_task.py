@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,10 +110,11 @@ def frame_bytes(
     if options.gnc_schedule is not None:
         held += flow  # of the stage before
     pyramid = planes * sum(area for area in areas if area != pixels)
-    size = levels[-1].height, levels[-1].width
-    scratch = float32 * scratch_planes(*size, choose_relaxation(options, *size))
-    solver = (flow + 6 * planes + flow + scratch) * areas[-1]
+    finest = levels[-1]
+    relaxation = choose_relaxation(options, finest.height, finest.width)
+    scratch = scratch_planes(finest.height, finest.width, finest.alpha, finest.spacing, relaxation)
+    solver = (flow + 6 * planes + flow + float32 * scratch) * areas[-1]
     solving = held * pixels + pyramid + solver
     filtering = 0 if own_planes else (2 * planes + float32) * pixels
     finishing = (flow + raw + max(flow, planes)) * pixels
-    return staging * pixels + max(solving, filtering, finishing)
+    return math.ceil(staging * pixels + max(solving, filtering, finishing))
