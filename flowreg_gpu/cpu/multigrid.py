@@ -59,18 +59,17 @@ def relax_in_cycles(
 def _relax_in_cycles(tensor, weight, flow, sizes, edges, omega, cycles, lag, psi_data, out):
     channels, last = tensor.shape[0], sizes.shape[0] - 1
     fixed = sort_level(tensor, weight, flow, edges[0, 0], edges[0, 1])
-    # a row of `systems`: inverse 11, 12, 22, right-hand sides of u and v, data term 11, 22, 12, and scratch
-    systems = [np.zeros((h, 9 * 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
+    # a row of `systems`: data term 11, 22, 12, right-hand sides of u and v
+    systems = [np.zeros((h, 5 * 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
     increments = [np.zeros((2, h + 2, 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
     means = [_mean_weights(sizes[k, axis], sizes[k + 1, axis]) for k in range(last) for axis in range(2)]
     linear = [_linear_weights(sizes[k, axis], sizes[k + 1, axis]) for k in range(last) for axis in range(2)]
-    _accumulate(fixed, channels, increments[0], (ONE, ZERO, ZERO), systems[0])
     for cycle in range(cycles):
-        if (cycle + 1) % lag == 0:
-            _accumulate(fixed, channels, increments[0], psi_data, systems[0])
+        refreshed = (cycle + 1) % lag == 0
         for k in range(last + 1):
             cx, cy = edges[k, 0], edges[k, 1]
-            _invert(systems[k], increments[k], cx, cy, omega)
+            if k == 0 and (refreshed or cycle == 0):
+                _refresh(fixed, channels, psi_data if refreshed else (ONE, ZERO, ZERO), systems[0], increments[0])
             _relax(systems[k], increments[k], sizes[k, 1], cx, cy, omega, 1 if k < last else _COARSEST_SWEEPS)
             if k < last:
                 _restrict(
@@ -99,52 +98,57 @@ def _mean_weights(fine, coarse):
 
 @compiled
 def _linear_weights(fine, coarse):
-    """Weights (3 fine,) of the coarse pixels j // s - 1, j // s and j // s + 1 in the interpolation at pixel j."""
-    weights = np.zeros((3, fine), np.float32)
+    """Weights of the coarse pixels j // s - 1, j // s and j // s + 1 in the interpolation at pixel j of a finer side.
+
+    (2, 3, half) flat: those at even, then those at odd j.
+    """
+    half = (fine + 1) // 2
+    weights = np.zeros((2, 3, half), np.float32)
     step = 1 if fine == coarse else 2
     for j in range(fine):
         offset = np.float32((2 * j + 1) * coarse - fine - 2 * fine * (j // step)) / np.float32(2 * fine)
-        weights[0, j] = max(-offset, ZERO)
-        weights[1, j] = ONE - abs(offset)
-        weights[2, j] = max(offset, ZERO)
-    return weights.reshape(3 * fine)
+        weights[j % 2, 0, j // 2] = max(-offset, ZERO)
+        weights[j % 2, 1, j // 2] = ONE - abs(offset)
+        weights[j % 2, 2, j // 2] = max(offset, ZERO)
+    return weights.reshape(6 * half)
 
 
 @compiled
-def _accumulate(fixed, channels, increment, psi, system):
+def _refresh(fixed, channels, psi, system, increment):
     """Data term and right-hand sides of the finest grid, with psi of the present increment."""
     tensor, weight, laplacian = fixed
     height, pitch = increment.shape[1] - 2, increment.shape[2]
     flat = increment.reshape(increment.size)
+    total = np.empty(4 * pitch, np.float32)
     for y in range(height):
+        row = system[y]
         accumulate_row(
             tensor, weight, laplacian, flat, y * pitch, height * pitch, (y + 1) * pitch, (height + 2) * pitch, pitch,
-            channels, psi, system[y, 5 * pitch :], system[y, 3 * pitch :],
+            channels, psi, total, row[3 * pitch :],
         )  # fmt: skip
-
-
-@compiled
-def _invert(system, increment, cx, cy, omega):
-    pitch = increment.shape[2]
-    for y in range(system.shape[0]):
-        invert_row(system[y, 5 * pitch :], pitch, TWO * (cx + cy), omega, system[y])
+        _copy_line(total, 0, 1, row, 0, 1, 3 * pitch)
 
 
 @compiled
 def _relax(system, increment, width, cx, cy, omega, sweeps):
-    """Sweeps of the rule block, each colour one row behind the one before."""
+    """Sweeps of the rule block, black one row behind red."""
     height, pitch = increment.shape[1] - 2, increment.shape[2]
     half, keep = pitch // 2 - 2, ONE - omega
     flat = increment.reshape(increment.size)
     plane = (height + 2) * pitch
+    ring = np.empty((2, 5 * pitch), np.float32)
     for _ in range(sweeps):
         for step in range(height + 1):
+            if step < height:
+                row, coefficients = system[step], ring[step % 2]
+                invert_row(row, pitch, TWO * (cx + cy), omega, coefficients)
+                _copy_line(row, 3 * pitch, 1, coefficients, 3 * pitch, 1, 2 * pitch)
             for colour in range(max(0, step - height + 1), min(2, step + 1)):
                 y = step - colour
                 parity, begin, other = _colour(y, colour, half)
                 set_ghosts(increment, y + 1, width, half, parity, begin, other)
-                row = (y + 1) * pitch
-                relax_row(flat, plane, row, pitch, half, begin, other, parity, system[y], cx, cy, keep)
+                here = (y + 1) * pitch
+                relax_row(flat, plane, here, pitch, half, begin, other, parity, ring[y % 2], cx, cy, keep)
 
 
 @compiled
@@ -182,7 +186,7 @@ def _restrict(
                 for k in range(2):
                     _add_line(residual, k * pitch + begin, share, sums, k * pitch + at, half)
                 for k in range(2, 5):
-                    _add_line(row, (3 + k) * pitch + begin, share, sums, k * pitch + at, half)
+                    _add_line(row, (k - 2) * pitch + begin, share, sums, k * pitch + at, half)
         target = coarse_system[coarse_y]
         for k in range(5):
             even, odd = k * pitch + 1, k * pitch + half + 3
@@ -190,7 +194,7 @@ def _restrict(
                 _mean_line(sums, even, odd, weights_x, coarse_width, line)
             for colour in range(2):
                 parity, begin, _ = _colour(coarse_y, colour, coarse_half)
-                at, count = (3 + k) * coarse_pitch + begin, (coarse_width - parity + 1) // 2
+                at, count = (k + 3 if k < 2 else k - 2) * coarse_pitch + begin, (coarse_width - parity + 1) // 2
                 if coarse_width == width:
                     _copy_line(sums, odd if parity else even, 1, target, at, 1, count)
                 else:
@@ -209,8 +213,8 @@ def _residual_row(increment, plane, row, pitch, half, begin, other, parity, syst
     u, v = _U(row + begin), _U(plane + row + begin)
     left, right = _U(row + other + parity - 1), _U(row + other + parity)
     above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
+    d11, d22, d12 = _U(begin), _U(begin + pitch), _U(begin + 2 * pitch)
     bu, bv = _U(begin + 3 * pitch), _U(begin + 4 * pitch)
-    d11, d22, d12 = _U(begin + 5 * pitch), _U(begin + 6 * pitch), _U(begin + 7 * pitch)
     smooth = TWO * (cx + cy)
     left_u, left_v = _U(begin), _U(pitch + begin)
     for i in range(half):
@@ -268,7 +272,7 @@ def _correct(coarse, coarse_width, weights_y, weights_x, increment, width):
         for k in range(2):
             sums[:] = ZERO
             for tap in range(3):
-                share = weights_y[tap * height + y]
+                share = weights_y[((y % 2) * 3 + tap) * ((height + 1) // 2) + y // 2]
                 if share == ZERO:
                     continue
                 coarse_y = min(max(y // step - 1 + tap, 0), coarse_height - 1)
@@ -286,17 +290,16 @@ def _correct(coarse, coarse_width, weights_y, weights_x, increment, width):
                 if coarse_width == width:
                     _add_line(sums, parity * (half + 2) + 1, ONE, flat, row + begin, half)
                 else:
-                    _add_linear(line, weights_x, parity, width, flat, row + begin)
+                    count = (width - parity + 1) // 2
+                    _add_linear(line, weights_x, parity * 3 * half, half, flat, row + begin, count)
 
 
 @compiled
-def _add_linear(line, weights, parity, width, target, at):
-    """Add what lies between the pixels of a line, which has one more on either side, at the pixels of one parity."""
-    at, before, here, after = _U(at), _U(parity), _U(width + parity), _U(2 * width + parity)
-    for i in range((width - parity + 1) // 2):
+def _add_linear(line, weights, first, half, target, at, count):
+    """Add what lies between the pixels of a line, which has one more on either side."""
+    at, before, here, after = _U(at), _U(first), _U(first + half), _U(first + 2 * half)
+    for i in range(count):
         x = _U(i)
         target[at + x] += (
-            weights[before + _U(2) * x] * line[x]
-            + weights[here + _U(2) * x] * line[x + _U(1)]
-            + weights[after + _U(2) * x] * line[x + _U(2)]
+            weights[before + x] * line[x] + weights[here + x] * line[x + _U(1)] + weights[after + x] * line[x + _U(2)]
         )
