@@ -39,10 +39,11 @@ machine.import_checkout()
 
 import parity  # noqa: E402
 import rivals  # noqa: E402
-from launches import LaunchTimer, PaperDevice, RecordingDevice, summarise  # noqa: E402
-from throughput import Bench, GpuClock, NoClock, Recording, Seconds, Setting, computation, settings  # noqa: E402
+from launches import LaunchTimer, summarise  # noqa: E402
+from throughput import Bench, GpuClock, NoClock, Recording, Seconds, Setting, settings  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
+from flowreg_gpu.benchmark.schedule import RecordingDevice, computation, count_schedule  # noqa: E402
 from flowreg_gpu.cuda.device import CudaDevice, Device, device_facts  # noqa: E402
 from flowreg_gpu.options import PRESETS, Options  # noqa: E402
 
@@ -138,13 +139,12 @@ def schedule(run: Run) -> Result:
     """Launches and bytes of a batch at every setting, and the rate that the memory of an H200 would bound them to."""
     rows, cells = [], []
     for setting in settings(SIZES, PRESETS):
-        launches, one = count_launches(setting, 1)
-        _, two = count_launches(setting, 2)
-        shared = 2 * one - two  # bytes of what all frames of a batch share: reference, weights, tables
-        nbytes = one - shared + shared / KERNEL_FRAMES
-        row = {"size": setting.size, "quality": setting.quality, "launches": launches, "bytes_per_frame": nbytes}
+        *size, quality = setting
+        counted = count_schedule(*size, Options(quality=quality), KERNEL_FRAMES)
+        nbytes = counted.bytes_per_frame
+        row = {"size": setting.size, "quality": quality, "launches": counted.launches, "bytes_per_frame": nbytes}
         rows.append({**row, "bound": H200 / nbytes})
-        cells.append([setting.size, setting.quality, str(launches), f"{nbytes / 1e6:.0f}", f"{H200 / nbytes:.0f}"])
+        cells.append([setting.size, quality, str(counted.launches), f"{nbytes / 1e6:.0f}", f"{H200 / nbytes:.0f}"])
     columns = ("size", "preset", "launches per batch", "MB per frame", "frames/s at 4.8 TB/s")
     lines = [
         f"Counted, not measured: every launch moves each of its buffers once, batches of {KERNEL_FRAMES} frames. The "
@@ -153,19 +153,6 @@ def schedule(run: Run) -> Result:
         *machine.table(columns, cells),
     ]
     return {"rows": rows, "frames": KERNEL_FRAMES, "bytes_per_second": H200}, lines
-
-
-def count_launches(setting: Setting, frames: int) -> tuple[int, int]:
-    """Launches of a batch, and the bytes of their buffers."""
-    shape = setting.height, setting.width, setting.channels
-    recorder = RecordingDevice(PaperDevice())
-    reference = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
-    run_batch = computation(
-        recorder, np.empty((frames, *shape), np.uint16), reference, Options(quality=setting.quality)
-    )
-    recorder.launches.clear()  # those of the reference
-    run_batch()
-    return len(recorder.launches), sum(launch.nbytes for launch in recorder.launches)
 
 
 def tests(run: Run) -> Result:
@@ -224,7 +211,7 @@ def kernels(run: Run) -> Result:
     for name, options in KERNEL_OPTIONS.items():
         timer = None if run.emulated else LaunchTimer(run.device)
         recorder = RecordingDevice(run.device, timer)
-        run_batch = computation(recorder, frames, recording.reference, Options(**options))
+        run_batch = computation(recorder, frames, recording.reference, Options(**options), graphs=False)
         for _ in range(1 if run.emulated else 3):  # the first ones compile, and fill the pool of memory
             recorder.launches.clear()
             if timer is not None:
@@ -278,8 +265,9 @@ def end_to_end(run: Run) -> Result:
         longest = max(longest, time.monotonic() - began)
         print(f"  {setting.size} {setting.quality}: {time.monotonic() - began:.0f} s")
     lines = [
-        "compute: frames that lie on the device; array, file: whole runs, start flow included, without flow output. "
-        "Files are read from the system's cache. Parts are measured alone; stage is the copy to pinned memory.",
+        "compute: frames that lie on the device; launched: the same without CUDA graphs; array, file: whole runs, "
+        "start flow included, without flow output. Files are read from the system's cache. Parts are measured alone; "
+        "stage is the copy to pinned memory.",
         "",
     ]
     return {"rows": rows}, lines + end_to_end_table(rows)
@@ -287,7 +275,7 @@ def end_to_end(run: Run) -> Result:
 
 def end_to_end_table(rows: list[dict[str, Any]]) -> list[str]:
     """Frames per second of three ways, and milliseconds per frame of their parts."""
-    ways, parts = ("compute", "array", "file"), ("read", "stage", "upload", "compute", "download", "write")
+    ways, parts = ("compute", "launched", "array", "file"), ("read", "stage", "upload", "compute", "download", "write")
     columns = (
         "size",
         "preset",

@@ -1,86 +1,17 @@
-"""Kernel launches of a registration: counted on paper, or timed one by one on a GPU."""
+"""Kernel launches of a registration, timed one by one on a GPU; `flowreg_gpu.benchmark.schedule` counts them."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from flowreg_gpu.benchmark.schedule import Launch
 from flowreg_gpu.cuda.device import Device
 
 Events = tuple[Any, Any]  # CUDA events before and after a launch
-Timer = Callable[[Callable[[], Any]], Events]
-
-
-class PaperDevice:
-    """As much of a `Device` as `DeviceTask` needs, without memory and without work: arrays have a shape only."""
-
-    name = "paper"
-
-    def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """An array of that shape, all elements of which lie in one place."""
-        return np.broadcast_to(np.empty((), dtype), tuple(shape))
-
-    def copy(self, destination: Any, source: Any, stream: Any = None) -> None:
-        """Do nothing."""
-
-    def kernel(self, file: str, expression: str) -> Callable[..., None]:
-        """A kernel that does nothing."""
-        return lambda *args, **keywords: None
-
-    def fft2(self, images: np.ndarray, inverse: bool = False) -> np.ndarray:
-        """An array like the images."""
-        return self.empty(images.shape, images.dtype)
-
-
-class Launch(NamedTuple):
-    """One launch: name expression, bytes of the distinct buffers among its arguments, and events if it was timed.
-
-    Every buffer counts once, as if it were either read or written in full. A buffer that is read and written moves
-    twice that, and one whose lines still lie in the L2 cache moves nothing: the rate that follows is an estimate.
-    """
-
-    kernel: str
-    nbytes: int
-    events: Events | None
-
-
-class RecordingDevice:
-    """A device that notes every launch; everything else is the device's own."""
-
-    def __init__(self, device: Any, timer: Timer | None = None) -> None:
-        self._device = device
-        self._timer = timer
-        self.launches: list[Launch] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._device, name)
-
-    def _note(self, kernel: str, nbytes: int, launch: Callable[[], Any]) -> None:
-        events = None
-        if self._timer is None:
-            launch()
-        else:
-            events = self._timer(launch)
-        self.launches.append(Launch(kernel, nbytes, events))
-
-    def kernel(self, file: str, expression: str) -> Callable[..., None]:
-        """The device's kernel, whose launches are noted."""
-        kernel = self._device.kernel(file, expression)
-
-        def launch(grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None) -> None:
-            buffers = {id(argument): argument.nbytes for argument in args if not isinstance(argument, np.generic)}
-            self._note(expression, sum(buffers.values()), lambda: kernel(grid, block, args, shared_mem, stream))
-
-        return launch
-
-    def fft2(self, images: Any, inverse: bool = False) -> Any:
-        """The device's transform, noted as a launch."""
-        transformed = []
-        self._note("cuFFT", 2 * images.nbytes, lambda: transformed.append(self._device.fft2(images, inverse)))
-        return transformed[0]
 
 
 class LaunchTimer:

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "numpy",
-    "numba",
-    "tifffile",
-    "scipy",
-    "cupy-cuda12x",
-    "cupy-cuda13x",
-    "torch",
-    "pyflowreg",
-    "opencv-contrib-python",
-    "opencv-python-headless",
-)
-
 
 def describe() -> dict[str, Any]:
     """CPU, cores, system, versions and commit."""
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
-    }
+    from flowreg_gpu import machine  # of the checkout, which the script has preferred by now
+
+    return {**machine.describe(), "commit": _commit()}
 
 
 def save(name: str, results: dict[str, Any]) -> None:
@@ -49,8 +29,9 @@ def save(name: str, results: dict[str, Any]) -> None:
 
 def one_line(facts: dict[str, Any]) -> str:
     """What `describe` returns as text."""
-    versions = ", ".join(f"{key} {value}" for key, value in facts["versions"].items() if value)
-    return f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}; commit {facts['commit']}"
+    from flowreg_gpu import machine
+
+    return f"{machine.one_line(facts)}; commit {facts['commit']}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -75,21 +56,6 @@ def import_checkout() -> None:
 def import_tests() -> None:
     """Let the tests' modules (synthetic recordings, the emulated device) be imported."""
     sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str:

@@ -21,6 +21,7 @@ import tifffile
 
 machine.import_checkout()
 
+from flowreg_gpu.benchmark.process import tree_bytes  # noqa: E402
 from flowreg_gpu.demo import make_movie  # noqa: E402
 
 LIMIT = 1.5e9
@@ -36,21 +37,6 @@ def make_recording(path: Path, gigabytes: float) -> int:
             frame = motion.movie[index % 16, :, :, 0] + rng.integers(0, 40, (512, 512), np.uint16)
             tif.write(frame, contiguous=True)
     return count
-
-
-def tree_bytes(root: int) -> int:
-    """Proportional set size of a process and all its descendants."""
-    total, waiting = 0, [root]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += 1024 * int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
-        except (FileNotFoundError, ProcessLookupError, StopIteration, PermissionError):
-            continue
-    return total
 
 
 def main() -> None:

@@ -13,14 +13,11 @@ import numpy as np
 import tifffile
 
 import flowreg_gpu as fg
+from flowreg_gpu.benchmark.schedule import computation
 from flowreg_gpu.cuda.device import Device, device_facts
-from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.demo import end_point_error, make_movie
-from flowreg_gpu.executors.base import Job
-from flowreg_gpu.executors.device_task import DeviceTask
 from flowreg_gpu.io import ArrayReader, ArrayWriter, TiffReader, TiffWriter
 from flowreg_gpu.options import Options
-from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
 from flowreg_gpu.registration import Registration
 
 UNIQUE = 12  # frames that are made; longer recordings repeat them
@@ -119,24 +116,6 @@ def make_recording(height: int, width: int, frames: int) -> Recording:
     return Recording(np.resize(motion.movie, (frames, height, width, 2)), motion.reference, motion.flow)
 
 
-def make_job(reference: np.ndarray, options: Options) -> Job:
-    """What the recording loop hands to an executor."""
-    height, width, channels = reference.shape
-    extremes = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-    preprocessing = Preprocessing.build(
-        *normalization(*extremes, options.channel_normalization), options.sigma_per_channel(channels), height, width
-    )
-    return Job(options, reference, None, preprocessing, *channel_weights(options, height, width, channels))
-
-
-def computation(device: Device, frames: np.ndarray, reference: np.ndarray, options: Options) -> Callable[[], Any]:
-    """A call that queues the registration of frames that lie on the device already."""
-    task = DeviceTask(device, make_job(reference, options))
-    start = upload(device, np.zeros((1, 2, *reference.shape[:2]), np.float32))
-    moving = upload(device, frames)
-    return lambda: task.run(moving, start)
-
-
 @dataclasses.dataclass
 class Bench:
     """Where whole registrations are measured.
@@ -180,9 +159,12 @@ class Bench:
             row |= self._files(recording, executor, options)
         row |= self._transfers(recording)
         frames = np.ascontiguousarray(recording.movie[:DEVICE_FRAMES])
-        call = computation(self.device, frames, recording.reference, options)
-        row["compute"] = per_frame(self.clock.queued(call), len(frames))
-        self.device.synchronize()
+        for name, graphs in (("compute", True), ("launched", False)):
+            call = computation(self.device, frames, recording.reference, options, graphs)
+            call()  # what comes again is recorded
+            row[name] = per_frame(self.clock.queued(call), len(frames))
+            self.device.synchronize()
+            del call  # and its memory
         return row
 
     def _check(self, recording: Recording, executor: fg.GPUExecutor, options: Options) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The command `flowreg-gpu`: register, demo, doctor.
+"""The command `flowreg-gpu`: register, demo, doctor, benchmark.
 
 Exit status: 0 success, 1 a run that failed, 2 wrong usage or unreadable input.
 """
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser("doctor", help="say what this machine offers and what would be used")
     doctor.set_defaults(run=_doctor)
+    _add_benchmark(commands)
     return parser
 
 
@@ -101,6 +102,40 @@ def _add_register(commands: Any) -> None:
         flags = [f"--{name.replace('_', '-')}", *([f"--{name}"] if "_" in name else [])]
         model.add_argument(*flags, dest=f"option_{name}", type=parse, metavar="X", help=description)
     parser.set_defaults(run=_register)
+
+
+def _add_benchmark(commands: Any) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure every executor on this machine, and pyflowreg where it is installed",
+        description="Register a movie with known motion from file to file with every executor, compare the results "
+        "with those of the sequential one, and print one table.",
+    )
+    parser.add_argument("--frames", type=int, metavar="N", help="of every recording (what takes some seconds)")
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="of the frames (512x512)")
+    parser.add_argument("--channels", type=int, default=1, metavar="C", help="1 or 2 (%(default)s)")
+    parser.add_argument(
+        "--quality", nargs="+", action="extend", metavar="Q", help="quality, balanced, fast, or all (quality)"
+    )
+    parser.add_argument(
+        "--executor",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="gpu, multiprocessing, threading, sequential, pyflowreg, flowreg_cuda, flowreg_torch (all that can run)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="workers of each executor (one per CPU)")
+    parser.add_argument("--json", metavar="FILE", help="keep all figures, options and versions")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.set_defaults(run=_benchmark)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Parse '512x512', rows first."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not rows x columns, e.g. 512x512")
+    return int(sides[0]), int(sides[1])
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:
@@ -231,6 +266,49 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
     print(report())
     return 0
+
+
+def _benchmark(chosen: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from flowreg_gpu.benchmark.run import Settings, run_benchmark
+    from flowreg_gpu.io import check_output
+    from flowreg_gpu.options import PRESETS
+
+    qualities = dict.fromkeys(chosen.quality or ("quality",))
+    try:
+        settings = Settings(
+            height=chosen.size[0],
+            width=chosen.size[1],
+            channels=chosen.channels,
+            qualities=tuple(PRESETS if "all" in qualities else qualities),
+            executors=tuple(chosen.executor) if chosen.executor else None,
+            workers=chosen.workers,
+            frames=chosen.frames,
+        )
+        if chosen.json is not None:
+            check_output(chosen.json)
+    except (ValueError, TypeError, OSError) as error:
+        return _say(error, WRONG_USAGE)
+
+    def run() -> None:
+        # None: only where standard error is a terminal
+        with tqdm(unit="row", disable=True if chosen.no_progress else None, leave=False) as bar:
+
+            def progress(row: str, finished: int, total: int) -> None:
+                bar.total = total
+                bar.set_description(row)
+                bar.update(finished - bar.n)
+
+            report = run_benchmark(settings, progress)
+        print(report)
+        if chosen.json is not None:
+            report.save(chosen.json)
+            print(f"\nfigures: {chosen.json}")
+        if report.failures:
+            raise RuntimeError("; ".join(report.failures))
+
+    return _attempt(run)
 
 
 class _ProgressBar:

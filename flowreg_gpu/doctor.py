@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
 
 import flowreg_gpu
 from flowreg_gpu.cuda.device import device_facts
@@ -14,6 +12,7 @@ from flowreg_gpu.executors import best_executor, gpu_status
 from flowreg_gpu.executors.device_stream import device_batch
 from flowreg_gpu.executors.device_task import frame_bytes
 from flowreg_gpu.executors.frame_pool import default_workers
+from flowreg_gpu.machine import nvidia_driver, version
 from flowreg_gpu.options import Options
 
 __all__ = ["report"]
@@ -30,7 +29,7 @@ def report() -> str:
         "memory": _memory(),
         "shared memory": _shared_memory(),
         **_gpu(),
-        "NVIDIA driver": _driver(),
+        "NVIDIA driver": nvidia_driver() or "not found in /proc",
         "CuPy": _version("cupy-cuda13x", "cupy-cuda12x", "cupy"),
         "numpy": _version("numpy"),
         "numba": _version("numba"),
@@ -64,13 +63,9 @@ def _frame_bytes() -> int:
 
 
 def _version(*packages: str) -> str:
-    """Version of the first package that is installed; nothing is imported."""
-    for package in packages:
-        try:
-            return f"{package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return f"not installed ({' or '.join(packages)})"
+    """Version of the first package that is installed."""
+    found = (f"{package} {version(package)}" for package in packages if version(package) is not None)
+    return next(found, f"not installed ({' or '.join(packages)})")
 
 
 def _memory() -> str:
@@ -85,8 +80,3 @@ def _shared_memory() -> str:
     if not os.path.isdir("/dev/shm"):
         return "as large as memory allows"
     return f"{shutil.disk_usage('/dev/shm').free / 2**30:.1f} GiB free"
-
-
-def _driver() -> str:
-    version = Path("/proc/driver/nvidia/version")
-    return version.read_text().splitlines()[0] if version.exists() else "not found in /proc"

@@ -11,6 +11,7 @@ inside, so that they may live on another device, and stand for a whole batch of 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,13 +36,23 @@ class Operations(Protocol):
     def resize(self, planes: Image, tables: Tables) -> Image:
         """Filter planes along rows and columns with tap tables."""
 
-    def warp(
-        self, moving: Image, flow: Flow, reference: Image, spacing: tuple[float, float], interpolation: str
-    ) -> Image:
-        """Warp planes backwards; what lies outside comes from the reference."""
+    def pyramid(self, planes: Image, tables: Sequence[Tables | None]) -> list[Image]:
+        """Planes at every level, by its tables; where there are none, the planes themselves."""
 
-    def motion_tensor(self, reference: Image, moving: Image, hx: float, hy: float, const_assumption: str) -> Image:
-        """Motion tensor (C, 6, h, w)."""
+    def warp_linear(self, moving: Image, flow: Flow, reference: Image) -> Image:
+        """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
+
+    def linearize(
+        self,
+        reference: Image,
+        moving: Image,
+        flow: Flow,
+        tables: Tables | None,
+        spacing: tuple[float, float],
+        const_assumption: str,
+    ) -> tuple[Flow, Image]:
+        """Flow, upsampled by the tables if there are any, and motion tensor (C, 6, h, w) of the planes warped cubically
+        with it; what lies outside comes from the reference."""
 
     def solve(
         self,
@@ -54,8 +65,11 @@ class Operations(Protocol):
     ) -> Flow:
         """Increment of the flow on one level."""
 
-    def median5x5(self, planes: Image) -> Image:
-        """5x5 median with mirror boundary."""
+    def add_smoothed(self, flow: Flow, increment: Flow) -> Flow:
+        """Flow plus the 5x5 median of an increment, mirror boundary."""
+
+    def smoothed_sum(self, flow: Flow, increment: Flow) -> Flow:
+        """5x5 median of flow plus increment, mirror boundary."""
 
     def add(self, planes: Image, increment: Image) -> Image:
         """Sum of two sets of planes; the second may be (2, 1, 1)."""
@@ -164,9 +178,11 @@ class FlowEstimator:
         self._options = options
         self._reference = reference
         self._plan = plan_levels(height, width, options)
-        self._size = (height, width)
-        self._references = self._pyramid(reference)
-        self._weights = self._pyramid(weight)
+        # at full resolution the tables would only copy
+        full = (height, width)
+        self._tables = [None if (level.height, level.width) == full else level.from_full for level in self._plan.levels]
+        self._references = operations.pyramid(reference, self._tables)
+        self._weights = operations.pyramid(weight, self._tables)
         self._aligner = None
         if options.cc_initialization:
             limit_y, limit_x = options.cc_hw if isinstance(options.cc_hw, tuple) else (options.cc_hw, options.cc_hw)
@@ -177,22 +193,15 @@ class FlowEstimator:
         """Flow (2, H, W) of preprocessed planes (C, H, W) to the reference, from a start flow (2, H, W)."""
         if self._aligner is None:
             return self._coarse_to_fine(moving, start)
-        operations, unit = self._operations, (1.0, 1.0)
-        aligned = operations.warp(moving, start, self._reference, unit, "linear")
+        operations = self._operations
+        aligned = operations.warp_linear(moving, start, self._reference)
         start = operations.add(start, operations.phase_shift(self._aligner, aligned))
-        aligned = operations.warp(moving, start, self._reference, unit, "linear")
+        aligned = operations.warp_linear(moving, start, self._reference)
         return operations.add(start, self._coarse_to_fine(aligned, operations.zero_flow(start)))
-
-    def _pyramid(self, image: Image) -> list[Image]:
-        """The image at every level; at full resolution it is the image itself, which the tables would only copy."""
-        return [
-            image if (level.height, level.width) == self._size else self._operations.resize(image, level.from_full)
-            for level in self._plan.levels
-        ]
 
     def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
         """All levels from coarse to fine, once, or once per stage of the graduated non-convexity."""
-        pyramid = self._pyramid(moving)
+        pyramid = self._operations.pyramid(moving, self._tables)
         for beta in self._options.gnc_schedule or (1.0,):
             flow = self._descend(pyramid, flow, beta)
         return flow
@@ -203,31 +212,18 @@ class FlowEstimator:
         for level, reference, weight, moving in zip(
             self._plan.levels, self._references, self._weights, pyramid, strict=True
         ):
-            flow = operations.resize(flow, level.from_above)
-            smooth = min(level.height, level.width) > 5
+            relaxation = choose_relaxation(self._options, level.height, level.width, beta)
+            add: Callable[[Flow, Flow], Flow] = operations.add
+            if min(level.height, level.width) > 5:
+                add = operations.smoothed_sum if graduated else operations.add_smoothed
+            tables: Tables | None = level.from_above
             for _ in range(warps):
-                increment = self._increment(level, reference, weight, moving, flow, beta)
-                if smooth and not graduated:
-                    increment = operations.median5x5(increment)
-                flow = operations.add(flow, increment)
+                flow, tensor = operations.linearize(
+                    reference, moving, flow, tables, level.spacing, self._options.const_assumption
+                )
+                increment = operations.solve(tensor, weight, flow, level.alpha, level.spacing, relaxation)
+                del tensor  # most of a device's memory
+                flow = add(flow, increment)
                 del increment
-                if smooth and graduated:
-                    flow = operations.median5x5(flow)
+                tables = None
         return flow if self._plan.to_full is None else operations.resize(flow, self._plan.to_full)
-
-    def _increment(self, level: Level, reference: Image, weight: Image, moving: Image, flow: Flow, beta: float) -> Flow:
-        """One warp and solve; no name holds the intermediate images, which are most of a device's memory."""
-        operations = self._operations
-        return operations.solve(
-            operations.motion_tensor(
-                reference,
-                operations.warp(moving, flow, reference, level.spacing, "cubic"),
-                *level.spacing,
-                self._options.const_assumption,
-            ),
-            weight,
-            flow,
-            level.alpha,
-            level.spacing,
-            choose_relaxation(self._options, level.height, level.width, beta),
-        )

@@ -1,10 +1,12 @@
-// Exact 5x5 median of planes; the boundary is whole-sample symmetric (2 1 | 0 1 2).
+// Sum of a flow and an increment with an exact 5x5 median of either the increment or the sum; the boundary is whole-sample
+// symmetric (2 1 | 0 1 2).
 //
 // After sorting the columns of the window and then every rank across the columns, 12 of the 25 values are surely above
-// or below the median, six each way; the median of the other 13 is found by forgetful selection.
-//
-// Launch: blockIdx.z = plane; thread (x, y): one pixel. height, width >= 3.
+// or below the median, six each way; the median of the other 13 is found by forgetful selection. A column of five pixels is
+// sorted once, in shared memory, for the five windows beside each other that hold it.
 #include "common.cuh"
+
+const int TILE_WIDTH = 32, TILE_HEIGHT = 8, COLUMNS = TILE_WIDTH + 4;  // of a tile with two columns on either side
 
 __device__ __forceinline__ void order(float& a, float& b) {
   float low = fminf(a, b);
@@ -50,30 +52,52 @@ __device__ __forceinline__ float median13(float* v) {
   return v[6];
 }
 
-__global__ void median5x5(const float* __restrict__ planes,  // (planes, height, width)
-                          int height, int width,
-                          float* __restrict__ out) {  // (planes, height, width)
-  int x = pixel_x(), y = pixel_y();
-  if (x >= width || y >= height) return;
-  const long long first = (long long)blockIdx.z * height * width;
-  const float* plane = planes + first;
+// Launch: blocks of 256 threads, blockIdx = tile (x, y) of 32 x 8 pixels and frame * 2 + component; shared memory for five
+// floats a column. height, width >= 3.
+template <bool SUM_FIRST>
+__global__ void __launch_bounds__(256)
+    add_smoothed(const float* __restrict__ flow,       // (frames or 1, 2, height, width)
+                 const float* __restrict__ increment,  // (frames, 2, height, width)
+                 int height, int width, long long flow_stride,
+                 float* __restrict__ out) {  // (frames, 2, height, width)
+  const int x0 = blockIdx.x * TILE_WIDTH, y0 = blockIdx.y * TILE_HEIGHT;
+  const long long plane = (long long)height * width, first = blockIdx.z * plane;
+  flow += blockIdx.z / 2 * flow_stride + blockIdx.z % 2 * plane;
+  increment += first;
+  float* sorted = reinterpret_cast<float*>(shared_memory);  // (5 ranks, TILE_HEIGHT, COLUMNS)
+  const int size = TILE_HEIGHT * COLUMNS;
 
-  // 1. sort the columns of the window: v[rank][column]
+  // 1. sort the columns
+  for (int column = threadIdx.x; column < size; column += blockDim.x) {
+    int x = x0 + column % COLUMNS - 2, y = y0 + column / COLUMNS;
+    if (x >= width + 2 || y >= height) continue;
+    float v[5];
+#pragma unroll
+    for (int k = 0; k < 5; ++k) {
+      long long pixel = (long long)mirrored(y + k - 2, height) * width + mirrored(x, width);
+      v[k] = SUM_FIRST ? flow[pixel] + increment[pixel] : increment[pixel];
+    }
+    sort5(v[0], v[1], v[2], v[3], v[4]);
+#pragma unroll
+    for (int k = 0; k < 5; ++k) sorted[k * size + column] = v[k];
+  }
+  __syncthreads();
+  int x = x0 + threadIdx.x % TILE_WIDTH, y = y0 + threadIdx.x / TILE_WIDTH;
+  if (x >= width || y >= height) return;
+
+  // 2. sort each rank across the columns of the window, and keep what can be the median
   float v[5][5];
 #pragma unroll
-  for (int k = 0; k < 5; ++k) {
-    int column = mirrored(x + k - 2, width);
+  for (int rank = 0; rank < 5; ++rank) {
+    const float* row = sorted + rank * size + (y - y0) * COLUMNS + x - x0;
 #pragma unroll
-    for (int row = 0; row < 5; ++row) v[row][k] = plane[(long long)mirrored(y + row - 2, height) * width + column];
-    sort5(v[0][k], v[1][k], v[2][k], v[3][k], v[4][k]);
+    for (int k = 0; k < 5; ++k) v[rank][k] = row[k];
+    sort5(v[rank][0], v[rank][1], v[rank][2], v[rank][3], v[rank][4]);
   }
-
-  // 2. sort each rank across the columns, and keep what can be the median
-#pragma unroll
-  for (int rank = 0; rank < 5; ++rank) sort5(v[rank][0], v[rank][1], v[rank][2], v[rank][3], v[rank][4]);
   float left[13] = {v[0][3], v[0][4], v[1][2], v[1][3], v[1][4], v[2][1], v[2][2], v[2][3],
                     v[3][0], v[3][1], v[3][2], v[4][0], v[4][1]};
 
   // 3. the median of those
-  out[first + (long long)y * width + x] = median13(left);
+  const long long pixel = (long long)y * width + x;
+  out[first + pixel] = SUM_FIRST ? median13(left) : flow[pixel] + median13(left);
 }

@@ -167,11 +167,14 @@ __global__ void accumulate_system(const float* __restrict__ tensor,     // (fram
   if (x >= width || y >= height) return;
   const long long plane = (long long)height * width;
   Stencil<false> at(x, y, height, width);
+  flow += blockIdx.z * flow_stride;
   const float* du = increment + blockIdx.z * 2 * plane + at.here;
-  store_system(accumulate<CHANNELS, false, false>(tensor + blockIdx.z * CHANNELS * 6 * plane, weight,
-                                                  flow + blockIdx.z * flow_stride, increment, at, plane, du[0], du[plane],
-                                                  {along, across}, {constant, factor, power}),
-               system + blockIdx.z * 5 * plane + at.here, plane);
+  const Smoothness c = {along, across};
+  System sum = {0.0f, 0.0f, 0.0f, laplacian<false, false>(flow, flow, at, c),
+                laplacian<false, false>(flow + plane, flow, at, c)};
+  add_data<CHANNELS>(tensor + blockIdx.z * CHANNELS * 6 * plane + at.here, weight + at.here, plane, du[0], du[plane],
+                     {constant, factor, power}, sum);
+  store_system(sum, system + blockIdx.z * 5 * plane + at.here, plane);
 }
 
 // Launch: blockIdx.z = frame; thread (i, y): the pixel of one colour, (x + y) % 2 == colour, x = 2i or 2i + 1.

@@ -3,62 +3,70 @@
 //   out(i, j) = sum_t columns.weight(t, j) sum_s rows.weight(s, i) in(rows.index(s, i), columns.index(t, j))
 //
 // The tables (flowreg_gpu/resampling.py) hold the boundary rule in their indices; they are made once on the host, so that
-// both backends resample alike. They are stored [tap][output sample], so that neighbouring threads read neighbours.
-// Rows are summed first, as on the CPU.
+// both backends resample alike. Those of rows are stored [output row][tap], those of columns [tap][output column], so that
+// neighbouring threads read neighbours. Rows are summed first, as on the CPU.
 //
-// Where there are few taps, one kernel does both and sums the rows again for every column; the sums are the same.
-//
-// Launch: blockIdx.z = plane; a plane begins every `stride` elements, which lets one channel of several be filtered.
+// One launch makes all levels of a pyramid. A block owns a tile of one level, as high as suits the number of input columns
+// that the tile's taps span: it sums the rows of these columns into shared memory, then the columns.
 #include "common.cuh"
 
-// Thread (x, i): one pixel of a row of the output height and the input width.
-__global__ void filter_rows(const float* __restrict__ planes,  // (planes, height, width)
-                            const int* __restrict__ index,     // (taps, new_height)
-                            const float* __restrict__ weight,  // (taps, new_height)
-                            int width, int new_height, int taps, long long stride, long long out_stride,
-                            float* __restrict__ out) {  // (planes, new_height, width)
-  int x = pixel_x(), i = pixel_y();
-  if (x >= width || i >= new_height) return;
-  const float* plane = planes + blockIdx.z * stride;
-  float sum = 0.0f;
-  for (int tap = 0; tap < taps; ++tap)
-    sum += weight[tap * new_height + i] * plane[(long long)index[tap * new_height + i] * width + x];
-  out[blockIdx.z * out_stride + (long long)i * width + x] = sum;
-}
+// A level: its first block, its tiles along x and their size, its own size, its taps and where they begin, the pixels of a
+// plane that lie before it, and the first of its strips (the columns of tiles).
+struct Level {
+  int first_block, tiles_x, tile_height, tile_width, height, width;
+  int row_taps, first_row_tap, column_taps, first_column_tap, first_pixel, first_strip;
+};
 
-// Thread (j, i): one pixel of the output.
-__global__ void filter_columns(const float* __restrict__ planes,  // (planes, height, width)
-                               const int* __restrict__ index,     // (taps, new_width)
-                               const float* __restrict__ weight,  // (taps, new_width)
-                               int height, int width, int new_width, int taps, long long stride, long long out_stride,
-                               float* __restrict__ out) {  // (planes, height, new_width)
-  int j = pixel_x(), i = pixel_y();
-  if (j >= new_width || i >= height) return;
-  const float* row = planes + blockIdx.z * stride + (long long)i * width;
-  float sum = 0.0f;
-  for (int tap = 0; tap < taps; ++tap) sum += weight[tap * new_width + j] * row[index[tap * new_width + j]];
-  out[blockIdx.z * out_stride + (long long)i * new_width + j] = sum;
-}
+// The input columns of a strip.
+struct Strip {
+  int first, count;
+};
 
-// Thread (j, i): one pixel of the output.
-__global__ void filter_both(const float* __restrict__ planes,         // (planes, height, width)
-                            const int* __restrict__ row_index,        // (row_taps, new_height)
-                            const float* __restrict__ row_weight,     // (row_taps, new_height)
-                            const int* __restrict__ column_index,     // (column_taps, new_width)
-                            const float* __restrict__ column_weight,  // (column_taps, new_width)
-                            int width, int new_height, int new_width, int row_taps, int column_taps, long long stride,
-                            long long out_stride,
-                            float* __restrict__ out) {  // (planes, new_height, new_width)
-  int j = pixel_x(), i = pixel_y();
-  if (j >= new_width || i >= new_height) return;
-  const float* plane = planes + blockIdx.z * stride;
-  float sum = 0.0f;
-  for (int tap = 0; tap < column_taps; ++tap) {
-    const float* column = plane + column_index[tap * new_width + j];
-    float line = 0.0f;
-    for (int row_tap = 0; row_tap < row_taps; ++row_tap)
-      line += row_weight[row_tap * new_height + i] * column[(long long)row_index[row_tap * new_height + i] * width];
-    sum += column_weight[tap * new_width + j] * line;
+// Launch: blocks of 256 threads, blockIdx.x = tile, level after level; blockIdx.z = plane. The input planes begin `stride`
+// elements apart; those of a level in the output lie `spread` planes apart, which lets one channel of several be filtered.
+// Shared memory for the rows of a tile in the columns of its strip.
+__global__ void __launch_bounds__(256)
+    resample(const float* __restrict__ planes,         // (planes, height, width)
+             const int* __restrict__ levels,           // (n_levels), struct Level
+             const int* __restrict__ strips,           // struct Strip
+             const int* __restrict__ row_index,        // (new_height, row_taps) of every level
+             const float* __restrict__ row_weight,     // likewise
+             const int* __restrict__ column_index,     // (column_taps, new_width) of every level
+             const float* __restrict__ column_weight,  // likewise
+             int width, int n_levels, int spread, long long stride,
+             float* __restrict__ out) {  // (planes, new_height, new_width) of every level
+  const Level* found = reinterpret_cast<const Level*>(levels) + n_levels - 1;
+  while ((int)blockIdx.x < found->first_block) --found;  // the last levels have most of the blocks
+  const Level level = *found;
+  const int tile = (int)blockIdx.x - level.first_block;
+  const Strip strip = reinterpret_cast<const Strip*>(strips)[level.first_strip + tile % level.tiles_x];
+  const int i0 = tile / level.tiles_x * level.tile_height, rows = min(level.tile_height, level.height - i0);
+  const int j0 = tile % level.tiles_x * level.tile_width, columns = min(level.tile_width, level.width - j0);
+  float* lines = reinterpret_cast<float*>(shared_memory);  // (rows, strip.count)
+
+  // 1. rows
+  const float* source = planes + blockIdx.z * stride + strip.first;
+  for (int pixel = threadIdx.x; pixel < rows * strip.count; pixel += blockDim.x) {
+    const float* column = source + pixel % strip.count;
+    const int first_tap = level.first_row_tap + (i0 + pixel / strip.count) * level.row_taps;
+    float sum = 0.0f;
+    for (int tap = first_tap; tap < first_tap + level.row_taps; ++tap)
+      sum += row_weight[tap] * column[(long long)row_index[tap] * width];
+    lines[pixel] = sum;
   }
-  out[blockIdx.z * out_stride + (long long)i * new_width + j] = sum;
+  __syncthreads();
+
+  // 2. columns
+  const long long plane = (long long)level.height * level.width;
+  out += (long long)gridDim.z * level.first_pixel + blockIdx.z * spread * plane;
+  for (int pixel = threadIdx.x; pixel < rows * columns; pixel += blockDim.x) {
+    const int i = pixel / columns, j = j0 + pixel % columns;
+    const float* line = lines + i * strip.count;
+    float sum = 0.0f;
+    for (int tap = 0; tap < level.column_taps; ++tap) {
+      const int at = level.first_column_tap + tap * level.width + j;
+      sum += column_weight[at] * line[column_index[at] - strip.first];
+    }
+    out[(long long)(i0 + i) * level.width + j] = sum;
+  }
 }

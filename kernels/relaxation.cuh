@@ -32,9 +32,12 @@ __device__ __forceinline__ float robust_weight(float x, Psi psi) {
 
 // The five pixels of the stencil, as offsets in a plane: before and after along the line that is relaxed in order (a column
 // for sor, a row for block, where it only fixes the order of sums), left and right of it.
-template <bool ORDERED>
-struct Stencil {
+struct Neighbours {
   int here, before, after, left, right;
+};
+
+template <bool ORDERED>
+struct Stencil : Neighbours {
   bool first, last;  // of the line
   __device__ __forceinline__ Stencil(int x, int y, int height, int width) {
     int position = ORDERED ? y : x, length = ORDERED ? height : width, step = ORDERED ? width : 1;
@@ -57,8 +60,7 @@ struct Smoothness {
 // Weights of the four edges of a pixel where the smoothness is robust.
 struct Edges {
   float before, after, left, right;
-  template <bool ORDERED>
-  __device__ __forceinline__ Edges(const float* psi, const Stencil<ORDERED>& at, Smoothness c)
+  __device__ __forceinline__ Edges(const float* psi, const Neighbours& at, Smoothness c)
       : before(c.along * 0.5f * (psi[at.before] + psi[at.here])),
         after(c.along * 0.5f * (psi[at.here] + psi[at.after])),
         left(c.across * 0.5f * (psi[at.left] + psi[at.here])),
@@ -81,31 +83,28 @@ __device__ __forceinline__ float laplacian(const float* plane, const float* psi,
   return c.along * (plane[at.before] - 2.0f * here + plane[at.after]) + across;
 }
 
-// Data term of a pixel, summed over the channels with psi of its increment, and right-hand sides of u and v.
+// Data term of a pixel, summed over the channels, and right-hand sides of u and v.
 struct System {
   float d11, d22, d12, bu, bv;
 };
 
-template <int CHANNELS, bool ORDERED, bool ROBUST>
-__device__ __forceinline__ System accumulate(const float* tensor, const float* weight, const float* flow,
-                                             const float* psi_smooth, const Stencil<ORDERED>& at, long long plane,
-                                             float du, float dv, Smoothness c, Psi psi) {
-  System sum = {0.0f, 0.0f, 0.0f, laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c),
-                laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c)};
+// Adds the data term of one pixel, whose planes lie `plane` apart, with psi of its increment.
+template <int CHANNELS>
+__device__ __forceinline__ void add_data(const float* tensor, const float* weight, long long plane, float du, float dv,
+                                         Psi psi, System& sum) {
 #pragma unroll
   for (int channel = 0; channel < CHANNELS; ++channel) {
-    const float* j = tensor + 6 * channel * plane + at.here;
+    const float* j = tensor + 6 * channel * plane;
     float j11 = j[0], j22 = j[plane], j33 = j[2 * plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
     float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
     // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
-    float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane + at.here], 0.0f);
+    float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane], 0.0f);
     sum.d11 += share * j11;
     sum.d22 += share * j22;
     sum.d12 += share * j12;
     sum.bu -= share * j13;
     sum.bv -= share * j23;
   }
-  return sum;
 }
 
 // What the sweeps need of a pixel. block: the inverse of its 2x2 system times omega (11, 12, 22), right-hand sides of u and
@@ -123,6 +122,16 @@ __device__ __forceinline__ Coefficients invert(const System& sum, float diagonal
   return {scale * (diagonal + sum.d22), -scale * sum.d12, scale * (diagonal + sum.d11), sum.bu, sum.bv};
 }
 
+// Folds the data term of one pixel in; bu and bv hold the Laplacian of the flow.
+template <int CHANNELS, bool ORDERED>
+__device__ __forceinline__ void fold_data(const float* tensor, const float* weight, long long plane, float du, float dv,
+                                          float diagonal, float omega, Psi psi, Coefficients& value) {
+  System sum = {0.0f, 0.0f, 0.0f, value.bu, value.bv};
+  add_data<CHANNELS>(tensor, weight, plane, du, dv, psi, sum);
+  value = ORDERED ? Coefficients{omega / (diagonal + sum.d11), omega / (diagonal + sum.d22), sum.d12, sum.bu, sum.bv}
+                  : invert(sum, diagonal, omega);
+}
+
 template <int CHANNELS, bool ORDERED, bool ROBUST>
 __device__ __forceinline__ Coefficients fold(const float* tensor, const float* weight, const float* flow,
                                              const float* psi_smooth, const Stencil<ORDERED>& at, long long plane, float du,
@@ -132,9 +141,12 @@ __device__ __forceinline__ Coefficients fold(const float* tensor, const float* w
     Edges edge(psi_smooth, at, c);
     diagonal = edge.before + edge.after + edge.left + edge.right;
   }
-  System sum = accumulate<CHANNELS, ORDERED, ROBUST>(tensor, weight, flow, psi_smooth, at, plane, du, dv, c, psi);
-  if (ORDERED) return {omega / (diagonal + sum.d11), omega / (diagonal + sum.d22), sum.d12, sum.bu, sum.bv};
-  return invert(sum, diagonal, omega);
+  float bu = laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c);
+  float bv = laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c);
+
+  Coefficients value = {0.0f, 0.0f, 0.0f, bu, bv};
+  fold_data<CHANNELS, ORDERED>(tensor + at.here, weight + at.here, plane, du, dv, diagonal, omega, psi, value);
+  return value;
 }
 
 __device__ __forceinline__ void store(const Coefficients& value, float* out, long long plane) {
@@ -167,7 +179,7 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
 // Update of u and v of one pixel by the rule block, from its neighbours'.
 template <bool ROBUST>
 __device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coefficients& value, const float* psi_smooth,
-                                            const Stencil<false>& at, Smoothness c, float omega) {
+                                            const Neighbours& at, Smoothness c, float omega) {
   float su, sv;
   if (ROBUST) {
     Edges edge(psi_smooth, at, c);

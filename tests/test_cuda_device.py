@@ -306,6 +306,36 @@ def test_fft2(cuda_device, shape):
 
 
 @pytest.mark.gpu
+def test_graph(cuda_device, kernels):
+    """Replays read what the buffers hold then, in order with what else is queued, in memory of their own."""
+    scale, given = kernels("scale<float>"), store(cuda_device, np.ones(4, np.float32))
+
+    def work():
+        once, twice = cuda_device.empty((4,), np.float32), cuda_device.empty((4,), np.float32)
+        for source_of, out in ((given, once), (once, twice)):
+            scale((1,), (4,), (source_of, np.int32(4), np.float32(2), out))
+        return twice
+
+    work()
+    result, replay = cuda_device.record_graph(work)
+    for value in (1, 5):
+        cuda_device.copy(given, np.full(4, value, np.float32))
+        replay()
+        cuda_device.release_memory()
+        others = [store(cuda_device, np.zeros(4, np.float32)) for _ in range(4)]
+        np.testing.assert_array_equal(fetch(cuda_device, result), np.full(4, 4 * value))
+        assert all(fetch(cuda_device, other).max() == 0 for other in others)
+
+
+@pytest.mark.gpu
+def test_graph_that_fails(cuda_device):
+    """Out of memory while recording: that error, and a device that goes on."""
+    with pytest.raises(DeviceMemoryError, match=cuda_device.name):
+        cuda_device.record_graph(lambda: cuda_device.empty((2**50,), np.uint8))
+    assert fetch(cuda_device, store(cuda_device, np.arange(3)))[2] == 2
+
+
+@pytest.mark.gpu
 def test_out_of_memory(cuda_device):
     with pytest.raises(DeviceMemoryError, match=cuda_device.name):
         cuda_device.empty((2**50,), np.uint8)

@@ -13,7 +13,7 @@ from synthetic import smooth_flow, to_planes
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
 from flowreg_gpu.cuda import flow as flow_planes
-from flowreg_gpu.cuda import multigrid, solver
+from flowreg_gpu.cuda import motion_tensor, multigrid, pyramid, solver
 from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
@@ -86,6 +86,38 @@ def test_resize(device, operations, channels, size, new):
     assert_same(device, operations.resize(device.to_device(images), tables), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "levels"),
+    [
+        ((33, 70), [(5, 9), (9, 9), (33, 20), None, (21, 41), (33, 66)]),
+        ((64, 65), [(64, 65), (1, 1), (90, 40)]),
+        ((17, 31), [None]),
+        ((17, 31), [(20, 40)]),
+    ],
+)
+def test_pyramid(device, operations, channels, size, levels):
+    """Every level as the CPU makes it, in one launch; coarse, fine, larger ones, and the image itself."""
+    images = planes(2, channels, *size)
+    tables = [level and resampling_tables(*size, *level) for level in levels]
+    buffer, before = device.to_device(images), device.launches.total()
+    found = operations.pyramid(buffer, tables)
+    assert device.launches.total() - before == (levels != [None])
+    for one, pair in zip(found, tables, strict=True):
+        if pair is None:
+            assert one is buffer
+        else:
+            assert_same(device, one, each(lambda image, pair=pair: cpu_resize(image, pair), images))
+
+
+@pytest.mark.parametrize("limit", [0, 100, 400])
+def test_narrower_tiles_where_the_taps_span_much(device, monkeypatch, limit):
+    monkeypatch.setattr(pyramid, "SHARED_MEMORY", limit)
+    images, tables = planes(2, 1, 21, 90), resampling_tables(21, 90, 8, 35)
+    found = CudaOperations(device).resize(device.to_device(images), tables)
+    assert_same(device, found, each(lambda image: cpu_resize(image, tables), images))
+
+
 def test_smooth_filters_every_channel_with_its_own_tables(device, operations):
     images = planes(2, 3, 19, 23)
     tables = [(gaussian_table(19, sigma), gaussian_table(23, 2 * sigma)) for sigma in (0.0, 1.0, 2.5)]
@@ -104,17 +136,59 @@ def test_tables_are_uploaded_once(device):
     assert device.live_bytes == held
 
 
-# Motion tensor
+# Upsampling, warp and motion tensor
+
+
+@pytest.fixture(params=[(32, 28), (5, 3)], ids=["one tile or a few", "small tiles"])
+def tile(request, monkeypatch):
+    monkeypatch.setattr(motion_tensor, "TILE", request.param)
+
+
+def linearize_both(device, operations, reference, moving, flow, *settings):
+    """Flow and tensor by the device, which must be those of the CPU's plain functions, one after the other."""
+    expected = [
+        each(lambda a, b, f, k=k: cpu.linearize(a, b, f, *settings)[k], reference, moving, flow) for k in range(2)
+    ]
+    if len(flow) == 1:
+        expected[0] = expected[0][:1]
+    for found, plain in zip(
+        operations.linearize(*map(device.to_device, (reference, moving, flow)), *settings), expected, strict=True
+    ):
+        assert_same(device, found, plain)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 2), (29, 33)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_linearize(device, operations, const_assumption, height, width, channels):
+    images = planes(1, channels, height, width), planes(2, channels, height, width, seed=1)
+    linearize_both(device, operations, *images, flows(2, height, width), None, SPACING, const_assumption)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
+@pytest.mark.parametrize(
+    ("above", "size"), [((14, 25), (17, 31)), ((17, 31), (17, 31)), ((8, 27), (8, 33)), ((64, 65), (9, 11))], ids=str
+)
+@pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
+def test_linearize_about_a_resampled_flow(device, operations, const_assumption, above, size, frames):
+    """From the level above, from one of the same size or width, and the start flow reduced to the coarsest level."""
+    images, tables = (planes(1, 2, *size), planes(2, 2, *size, seed=1)), resampling_tables(*above, *size)
+    linearize_both(device, operations, *images, flows(frames, *above), tables, SPACING, const_assumption)
 
 
 @pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
-@pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("channels", [1, 2, 4])
-def test_motion_tensor(device, operations, const_assumption, height, width, channels):
-    reference, moving = planes(1, channels, height, width), planes(2, channels, height, width, seed=1)
-    expected = each(lambda a, b: cpu.motion_tensor(a, b, *SPACING, const_assumption), reference, moving)
-    tensor = operations.motion_tensor(device.to_device(reference), device.to_device(moving), *SPACING, const_assumption)
-    assert_same(device, tensor, expected)
+def test_linearize_where_the_flow_leads_outside(device, operations, const_assumption):
+    """Beyond any edge, at the last fraction of a pixel, and where the flow is NaN or infinite."""
+    flow = np.zeros((2, 2, 23, 37), np.float32)
+    flow[:, 0, 3] = np.linspace(-50, 50, 37)
+    flow[0, 1, :, 5] = np.linspace(-40, 40, 23)
+    flow[:, 0, 7, -3:] = 0.99, 1.5, 0.999
+    flow[1, 1, 9, :4] = np.nan, np.inf, -np.inf, 1e30
+    images = planes(1, 2, 23, 37), planes(2, 2, 23, 37, seed=1)
+    linearize_both(device, operations, *images, flow, None, SPACING, const_assumption)
+    linearize_both(device, operations, *images, flow + np.float32(40), None, SPACING, const_assumption)
 
 
 # Solver
@@ -142,15 +216,24 @@ def solver_case(height, width, channels, frames=2):
     return tensor, weight, flows(frames, height, width)
 
 
-@pytest.fixture(params=["whole", "tiles", "small tiles", "colours"])
-def block_kernels(request, monkeypatch):
-    """All ways of the rule block: small levels whole, large ones in tiles, the plain kernels as the yardstick."""
-    if request.param != "whole":
-        monkeypatch.setattr(solver, "SHARED_MEMORY", 0)
-    if request.param == "small tiles":
-        monkeypatch.setattr(solver, "TILE", (7, 5))
-    if request.param == "colours":
-        monkeypatch.setattr(solver, "TILE_SWEEPS", 0)
+@pytest.fixture(params=["whole", "whole, coefficients apart", "strips", "narrow strips", "colours"])
+def block_kernels(request, monkeypatch, device):
+    """All ways of the rule block: small levels whole, large ones in strips, the plain kernels as the yardstick."""
+    if request.param.startswith("whole"):
+        if request.param != "whole":
+            monkeypatch.setattr(device, "shared_memory", 0)
+        return
+    way = "colours" if request.param == "colours" else "strips"
+    monkeypatch.setattr(solver, "_level_memory", lambda height, width, planes: 2**30)
+    chosen = solver._way
+    monkeypatch.setattr(solver, "_way", lambda *level: way if chosen(*level) == "strips" else chosen(*level))
+    if request.param == "narrow strips":
+        for owner, name in ((device, "shared_memory"), (solver, "SHARED_MEMORY")):
+            monkeypatch.setattr(owner, name, 16 * 1024)
+        monkeypatch.setattr(solver, "NARROWEST_STRIP", 2)
+        monkeypatch.setattr(solver, "LARGEST_HALO", 9.0)
+    else:
+        monkeypatch.setattr(solver, "BLOCKS", 1)
 
 
 def solve_both(device, operations, tensor, weight, flow, relaxation, alpha=ALPHA):
@@ -184,7 +267,42 @@ def test_solver_with_a_shared_flow(device, operations, rule):
 def test_levels_that_are_relaxed_in_one_launch(side, fits):
     device = EmulatedDevice()
     solve_both(device, CudaOperations(device), *solver_case(side, side, 1), Relaxation("block", 1.8, 1, 2, 0.45, 1.0))
-    assert (("solver.cu", "relax_level<1, false>") in device.launches) == fits
+    assert (("solver.cu", "relax_level<1>") in device.launches) == fits
+
+
+@pytest.mark.parametrize("width", [107, 168, 262, 410, 512, 1024, 2048])
+def test_strips_move_few_bytes(width):
+    """Below 12 bytes a pixel and sweep on an H100: what is read with the halo, and the increment that is written."""
+    relaxation, shared_memory = Relaxation("block", 1.7, 20, 2, 0.45, 1.0), 227 * 1024
+    strip, runs = solver._plan_strips(width, 1, relaxation, shared_memory)
+    assert len(runs) <= 4
+    assert sum(run.first + run.more for run in runs) == relaxation.sweeps
+    inner_edges = 2 * (-(-width // strip) - 1)
+    nbytes = 0.0
+    for number, run in enumerate(runs):
+        halo = 2 * (run.first + run.more)
+        read = 6 + 1 + 2 + (2 if number else 0)  # tensor, weight, flow, increment
+        nbytes += 4 * (read * (1 + inner_edges * halo / width) + 2)
+        assert 4 * run.floats(1, relaxation.lag) * min(strip + 2 * halo, width + width % 2) <= shared_memory
+    assert nbytes / relaxation.sweeps < 12
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 8])
+@pytest.mark.parametrize(("sweeps", "lag"), [(1, 1), (1, 2), (20, 2), (7, 3), (50, 5)])
+def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
+    """Every launch fits, and all sweeps are done with psi refreshed in time."""
+    relaxation = Relaxation("block", 1.7, sweeps, lag, 0.45, 1.0)
+    assert solver._way(512, 512, channels, relaxation) == "strips"
+    strip, runs = solver._plan_strips(512, channels, relaxation, solver.SHARED_MEMORY)
+    assert strip % 2 == 0
+    assert sum(run.first + run.more for run in runs) == sweeps
+    done = 0
+    for run in runs:
+        refreshed = done + 1 if done or lag == 1 else lag  # the first sweep, counted from 1, with a psi of its own
+        assert refreshed % lag == 0
+        assert run.unweighted == (done == 0 and lag > 1)
+        assert 4 * run.floats(channels, lag) * (strip + 4 * (run.first + run.more)) <= solver.SHARED_MEMORY
+        done += run.first + run.more
 
 
 CYCLES = {
@@ -229,16 +347,32 @@ def test_solver_at_extreme_stiffness(device, operations):
 # Median, sums
 
 
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (3, 3), (6, 40)])
-def test_median(device, operations, height, width):
-    images = planes(2, 2, height, width)
-    assert_same(device, operations.median5x5(device.to_device(images)), each(cpu.median5x5, images))
+@pytest.fixture(params=["add_smoothed", "smoothed_sum"])
+def smoothing(request, device, operations):
+    """Compare the operation with the CPU's."""
+
+    def check(flow, increment):
+        found = getattr(operations, request.param)(device.to_device(flow), device.to_device(increment))
+        assert_same(device, found, each(getattr(cpu, request.param), flow, increment))
+
+    return check
 
 
-def test_median_of_equal_values_and_large_ones(device, operations):
-    rng = np.random.default_rng(2)
-    images = rng.integers(0, 3, (2, 2, 21, 34)).astype(np.float32) * np.float32(1e30)
-    assert_same(device, operations.median5x5(device.to_device(images)), each(cpu.median5x5, images))
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (3, 3), (6, 40), (8, 32), (9, 33), (7, 31)])
+@pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
+def test_median(smoothing, height, width, frames):
+    smoothing(flows(frames, height, width), planes(2, 2, height, width))
+
+
+def test_median_of_equal_values_and_large_ones(smoothing):
+    increment, flow = np.random.default_rng(2).integers(0, 3, (2, 2, 2, 21, 34)).astype(np.float32) * np.float32(1e30)
+    smoothing(flow, increment)
+
+
+def test_median_far_apart(smoothing):
+    """Rough values: every element of a window is the median somewhere."""
+    increment, flow = np.random.default_rng(3).standard_normal((2, 2, 2, 30, 70)).astype(np.float32)
+    smoothing(flow, increment)
 
 
 @pytest.mark.parametrize(("frames", "other"), [(2, 2), (1, 2), (2, 1), (1, 1)])
@@ -272,15 +406,13 @@ def test_interleave(device):
 # Warp
 
 
-@pytest.mark.parametrize("interpolation", ["cubic", "linear", "nearest"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shared", [True, False], ids=["shared flow", "flow per frame"])
-def test_warp(device, operations, interpolation, channels, shared):
+@pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
+def test_warp_of_planes(device, operations, channels, frames):
     moving, reference = planes(2, channels, 23, 37), planes(1, channels, 23, 37, seed=1)
-    flow = flows(1 if shared else 2, 23, 37)
-    expected = each(lambda m, f, r: cpu.warp(m, f, r, SPACING, interpolation), moving, flow, reference)
-    given = map(device.to_device, (moving, flow, reference))
-    assert_same(device, operations.warp(*given, SPACING, interpolation), expected)
+    flow = flows(frames, 23, 37)
+    expected = each(lambda m, f, r: cpu.warp(m, f, r, interpolation="linear"), moving, flow, reference)
+    assert_same(device, operations.warp_linear(*map(device.to_device, (moving, flow, reference))), expected)
 
 
 def raw_frames(dtype, shape, seed=0):

@@ -34,7 +34,7 @@ def test_with_gpu(monkeypatch):
     told = facts_of(doctor.report())
     assert told["GPU"] == "usable: NVIDIA H200, compute capability 9.0"
     assert told["GPU memory"] == "3.0 of 140.0 GiB free"
-    assert told["GPU batch"] == "100 frames of 512 x 512, one channel, uint16, quality"  # 0.6 of 3 GiB
+    assert told["GPU batch"] == "86 frames of 512 x 512, one channel, uint16, quality"  # 0.6 of 3 GiB
     assert told["CUDA"] == "13.0 of the driver, 13.2 of CuPy 14.2.0, 13.5 of NVRTC"
 
 

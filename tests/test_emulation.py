@@ -429,6 +429,15 @@ def test_views_are_launched_from_where_they_begin(device):
     assert values[1].nbytes == 48
 
 
+def test_views_of_another_shape(device):
+    values = device.to_device(np.arange(24, dtype=np.float32).reshape(2, 12))
+    view = values[1].reshape((3, 4))
+    scale_by(device, 2)((1,), (32,), (view[1], np.int32(4), view[1]))
+    np.testing.assert_array_equal(device.to_host(values)[1, 3:9], [15, 32, 34, 36, 38, 20])
+    with pytest.raises(ValueError, match="not contiguous"):
+        values[:, ::2].reshape((12,))
+
+
 def test_buffer_is_no_array(device):
     buffer = device.empty((3,), np.float32)
     for misuse in (np.asarray, lambda b: b + b, lambda b: np.add(b, 1), iter, lambda b: b[None], lambda b: b[[0, 1]]):
@@ -452,6 +461,51 @@ def test_memory_is_limited_and_counted():
     gc.collect()
     assert (device.live_bytes, device.peak_bytes, device.free_memory()) == (0, 400, 1000)
     assert EmulatedDevice().free_memory() > 0
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_graph(lazy):
+    """Nothing is done until it is replayed, with what the buffers hold then; its memory is held for it."""
+    device = EmulatedDevice(lazy=lazy)
+    given, host = device.empty((4,), np.float32), device.pinned((4,), np.float32)
+    double = scale_by(device, 2)
+
+    def work():
+        once, twice = device.empty((4,), np.float32), device.empty((4,), np.float32)
+        double((1,), (4,), (given, np.int32(4), once))
+        double((1,), (4,), (once, np.int32(4), twice))
+        device.copy(once, twice)
+        return once
+
+    result, replay = device.record_graph(work)
+    assert sum(device.launches.values()) == 0
+    assert device.live_bytes == 16 + 2 * 16
+    for value in (1, 5):
+        host[:] = value
+        device.copy(given, host)
+        replay()
+        np.testing.assert_array_equal(device.to_host(result), np.full(4, 4 * value))
+    assert sum(device.launches.values()) == 4
+    del replay
+    gc.collect()
+    assert device.live_bytes == 16 + 16
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda device: device.synchronize(),
+        lambda device: device.record(device.event()),
+        lambda device: device.to_host(device.empty((1,), np.float32)),
+        lambda device: device.copy(device.empty((1,), np.float32), np.zeros(1, np.float32)),
+        lambda device: device.fft2(device.empty((2, 2), np.complex128)),
+        lambda device: device.record_graph(lambda: None),
+    ],
+)
+def test_what_cannot_be_recorded(device, work):
+    with pytest.raises(EmulationError, match="record"):
+        device.record_graph(lambda: work(device))
+    device.synchronize()
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -6,6 +6,7 @@ asked for here.
 
 import contextlib
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from emulation import EmulatedDevice
 from recordings import LEVELS, recording
 
 import flowreg_gpu as fg
-from flowreg_gpu.cuda.device import DeviceError
+from flowreg_gpu.benchmark.schedule import PaperDevice, RecordingDevice
+from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
 from flowreg_gpu.executors.base import FlowMean, Job
 from flowreg_gpu.executors.device_stream import LARGEST_BATCH, MEMORY_SHARE, device_batch
-from flowreg_gpu.executors.device_task import frame_bytes
+from flowreg_gpu.executors.device_task import DeviceTask, frame_bytes
 from flowreg_gpu.io import ArrayReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
@@ -254,6 +256,58 @@ def test_memory_per_frame_of_a_common_recording():
     assert frame_bytes(512, 512, 1, 2, Options()) <= 24e6
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("fault", ["none", "graph", "memory", "replay"])
+def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
+    """From the second on, launches are replayed; what cannot be recorded is launched; a fault loses nothing."""
+    movie = recording(9, 26, 31)
+    expected = register(movie, fg.SequentialExecutor(), **FAST)
+    executor = emulated(2, lazy=lazy, fallback=True)
+    device, graphs = executor._device, []
+    record_graph = device.record_graph
+
+    def watched(work):
+        if fault == "graph":
+            raise DeviceError("no graphs here")
+        if fault == "memory" and not graphs:
+            graphs.append("none")
+            raise DeviceMemoryError("no memory here")
+        result, replay = record_graph(work)
+
+        def counted():
+            if fault == "replay" and len(graphs) == 2:
+                device.fail_at(1, DeviceError("a fault"))
+            graphs.append("replayed")
+            replay()
+
+        return result, counted
+
+    monkeypatch.setattr(device, "record_graph", watched)
+    said = {
+        "none": contextlib.nullcontext(),
+        "graph": pytest.warns(RuntimeWarning, match="no graphs here; going on without a CUDA graph"),
+        "memory": pytest.warns(RuntimeWarning, match="2 frames do not fit .* going on with 1 at a time"),
+        "replay": pytest.warns(RuntimeWarning, match=r"a fault\); after \d+ frames, going on with 'multiprocessing'"),
+    }
+    with executor, said[fault]:
+        assert_same(register(movie, executor, **FAST), expected)
+    assert len(graphs) == {"none": 6, "graph": 0, "memory": 16, "replay": 3}[fault]
+
+
+def test_launches_of_a_batch():
+    """512 x 512, quality, 19 levels; beside the solver, two launches a level and eleven more."""
+    device = RecordingDevice(PaperDevice())
+    task = DeviceTask(device, recording_job(512, 512, 1, Options()), graphs=False)
+    device.launches.clear()
+    task.run(device.empty((4, 512, 512, 1), np.uint16), device.empty((1, 2, 512, 512), np.float32))
+    launches = Counter(launch.kernel for launch in device.launches)
+    assert launches["resample"] == 3  # Gaussian, pyramid, start flow
+    assert launches["linearize<GradientConstancy>"] == 1
+    assert launches["upsample_and_linearize<GradientConstancy>"] == 18
+    assert launches["add_smoothed<false>"] == 19
+    assert launches.total() <= 91
+
+
 def test_batch_from_free_memory():
     assert device_batch(10**9, 10**7) == int(MEMORY_SHARE * 100)
     assert device_batch(10**6, 10**7) == 1
@@ -335,10 +389,10 @@ def test_fault_of_the_device(share, lazy):
 
 
 def test_fault_without_fallback():
-    executor = emulated(2)
-    executor._device.fail_at(200, DeviceError("the card fell off the bus"))
+    executor, movie = emulated(2), recording(6, 26, 31)
+    executor._device.fail_at(launches_of(movie, **FAST) // 2, DeviceError("the card fell off the bus"))
     with pytest.raises(RuntimeError, match="executor='gpu' cannot be used: the card fell off the bus") as raised:
-        register(recording(6, 26, 31), executor, **FAST)
+        register(movie, executor, **FAST)
     assert isinstance(raised.value.__cause__, DeviceError)
 
 

@@ -198,6 +198,16 @@ def test_registration_holds_no_numerics():
     assert offences("registration", [*ours("cpu", "flow"), "numba", "scipy"]) == []
 
 
+def test_the_benchmark_sits_on_top():
+    """Only the command line imports it, when it is asked for; a row loads optional libraries where it uses them."""
+    for path in SOURCES:
+        name = module_name(path)
+        if name != "flowreg_gpu.cli" and not name.startswith("flowreg_gpu.benchmark"):
+            assert not any(imported.startswith("flowreg_gpu.benchmark") for imported in imports_of(path)), name
+    assert not loaded_after("import flowreg_gpu.cli") & {"numpy", "numba", "tifffile", "tqdm"}
+    assert not loaded_after("import flowreg_gpu.benchmark.row") & {"cupy", "pyflowreg", "cv2", "torch"}
+
+
 def test_only_the_device_imports_cupy():
     found = [
         module_name(path)

@@ -7,11 +7,12 @@ the emulated device of the tests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -47,6 +48,7 @@ _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUFF
 Stream = Any  # what Device.stream returns; None names the compute stream
 Event = Any  # what Device.event returns
 
+_Result = TypeVar("_Result")
 Index = int | slice | EllipsisType
 Kernel = Callable[..., None]  # kernel(grid, block, args, shared_mem=0, stream=None)
 
@@ -60,7 +62,7 @@ class DeviceMemoryError(DeviceError):
 
 
 class Buffer(Protocol):
-    """An array in device memory, C-contiguous, or a view of one with basic slices."""
+    """An array in device memory, C-contiguous, or a view of one: with basic slices, or one of another shape."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -73,6 +75,8 @@ class Buffer(Protocol):
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> Any: ...
 
+    def reshape(self, shape: tuple[int, ...]) -> Any: ...
+
 
 class Device(Protocol):
     """What launchers and executors need of a device.
@@ -81,9 +85,15 @@ class Device(Protocol):
     the compute stream: its memory may be given to another buffer as soon as the last reference is gone and the
     compute stream has done what is queued by then, so whoever uses it on another stream keeps a reference until that
     is done.
+
+    Attributes
+    ----------
+    shared_memory : int
+        Bytes of shared memory that a block can have.
     """
 
     name: str
+    shared_memory: int
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
         """Device memory of unspecified contents; DeviceMemoryError where there is too little."""
@@ -113,7 +123,7 @@ class Device(Protocol):
         """Wait on the host for an event, or for everything; DeviceError where something queued has failed."""
 
     def kernel(self, file: str, expression: str) -> Kernel:
-        """The kernel that a name expression ('median5x5', 'warp<4>') means in a file of `kernels`.
+        """The kernel that a name expression ('warp_linear', 'add_smoothed<true>') means in a file of `kernels`.
 
         It is called as ``kernel(grid, block, args, shared_mem=0, stream=None)``; grid and block have up to three
         numbers above 0, x first; args are Buffers and NumPy scalars of the parameters' types.
@@ -121,6 +131,14 @@ class Device(Protocol):
 
     def fft2(self, images: Buffer, inverse: bool = False) -> Buffer:
         """Two-dimensional Fourier transform of every image: (..., h, w) complex128, scaled by 1 / (h w) backwards."""
+
+    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Record what `work` queues instead of doing it: its result, and the function that queues all of it.
+
+        `work` launches kernels that have been launched before, copies from buffer to buffer, and nothing else. What it
+        allocates is kept for the recording alone, which uses the same memory every time: its result is that of the
+        latest replay.
+        """
 
     def free_memory(self) -> int:
         """Bytes that `empty` could still give out."""
@@ -233,6 +251,8 @@ class CudaDevice:
         self._errors = (MemoryError, RuntimeError, ImportError, OSError, self._cupy.cuda.compiler.CompileException)
         with self._working():
             self._compute = self._cupy.cuda.Stream(non_blocking=True)
+            runtime = self._cupy.cuda.runtime
+            self.shared_memory = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, index))
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
@@ -349,6 +369,29 @@ class CudaDevice:
         with self._working(), self._compute, self._cupy.cuda.using_allocator(self._pool.malloc):
             transformed: Buffer = transform(images, axes=(-2, -1))
         return transformed
+
+    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Record launches as a CUDA graph; see `Device`."""
+        usual, own = self._pool, self._cupy.cuda.MemoryPool()
+        with self._working():
+            self._compute.begin_capture()
+        self._pool = own
+        try:
+            result = work()
+        except BaseException:
+            with contextlib.suppress(*self._errors), self._device:  # of the recording that is broken off
+                self._compute.end_capture()
+            raise
+        finally:
+            self._pool = usual
+        with self._working():
+            graph = self._compute.end_capture()
+        return result, functools.partial(self._replay, graph, own)
+
+    def _replay(self, graph: Any, memory: Any) -> None:
+        """Queue a graph; `memory` is the pool that it uses."""
+        with self._working():
+            graph.launch(self._compute)
 
     def free_memory(self) -> int:
         """Bytes that `empty` could still give out."""

@@ -1,48 +1,115 @@
-"""Motion tensors of the three data terms."""
+"""The data term at one pyramid level, linearised about the flow: upsampling, warp and motion tensor in one launch."""
 
 from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import BLOCK, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import LINE, frame_stride, upload
+from flowreg_gpu.cuda.pyramid import Taps, source_strips, upload_taps
+from flowreg_gpu.resampling import TapTable
 
-__all__ = ["EXPRESSIONS", "FILE", "motion_tensor"]
+__all__ = ["EXPRESSIONS", "FILE", "Upsampling", "linearize", "upload_upsampling"]
 
 FILE = "motion_tensor.cu"
-_KERNELS = {"gc": "gradient_constancy", "gray": "brightness_constancy", "cs": "census_constancy"}
-EXPRESSIONS = tuple(_KERNELS.values())
+_TERMS = {"gc": "GradientConstancy", "gray": "BrightnessConstancy", "cs": "CensusConstancy"}
+_HALO = {"gc": 1, "gray": 1, "cs": 2}
+EXPRESSIONS = tuple(
+    f"{kernel}<{term}>" for kernel, term in itertools.product(("linearize", "upsample_and_linearize"), _TERMS.values())
+)
+
+TILE = (32, 28)  # pixels (x, y); with a halo of 1, 1020 of them: just under four for each of 256 threads
 
 
-def motion_tensor(
-    device: Device, reference: Buffer, moving: Buffer, hx: float, hy: float, const_assumption: str
-) -> Buffer:
-    """Tensor (n, C, 6, h, w) float32 of planes (1 or n, C, h, w) and (n, C, h, w) with grid spacings hx, hy."""
+class Upsampling(NamedTuple):
+    """Tap tables of a flow on the device, the input columns (first, count) of every tile's taps, and the most of these.
+
+    `n_taps` are the numbers of taps along rows and columns.
+    """
+
+    taps: Taps
+    strips: Buffer
+    n_taps: tuple[int, int]
+    columns: int
+
+
+def upload_upsampling(device: Device, tables: tuple[TapTable, TapTable], const_assumption: str) -> Upsampling:
+    """Copy tables (rows, columns) to the device, for the tiles of `linearize`."""
+    rows, columns = tables
+    strips = source_strips(columns.index, TILE[0], _HALO[const_assumption])
+    n_taps = rows.index.shape[1], columns.index.shape[1]
+    return Upsampling(upload_taps(device, [tables]), upload(device, strips), n_taps, int(strips[:, 1].max()))
+
+
+def linearize(
+    device: Device,
+    reference: Buffer,
+    moving: Buffer,
+    flow: Buffer,
+    upsampling: Upsampling | None,
+    spacing: tuple[float, float],
+    const_assumption: str,
+) -> tuple[Buffer, Buffer]:
+    """Upsample a flow, if it is one of another level, warp planes cubically, and form their motion tensor.
+
+    Parameters
+    ----------
+    reference, moving : (1 or n, C, h, w), (n, C, h, w) float32
+    flow : (1 or n, 2, H, W) float32
+        In full-resolution pixels.
+    spacing : (float, float)
+        Grid spacing (hx, hy) in full-resolution pixels.
+    const_assumption : {'gc', 'gray', 'cs'}
+
+    Returns
+    -------
+    flow, tensor : (1 or n, 2, h, w), (n, C, 6, h, w) float32
+    """
     frames, channels, height, width = moving.shape
-    out = device.empty((frames, channels, 6, height, width), np.float32)
-    device.kernel(FILE, _KERNELS[const_assumption])(
-        pixel_grid(width, height, frames * channels),
-        BLOCK,
-        (
-            reference,
-            moving,
-            np.int32(channels),
-            np.int32(height),
-            np.int32(width),
-            np.int64(frame_stride(reference)),
-            *_factors(hx, hy, const_assumption),
-            out,
-        ),
+    tensor = device.empty((frames, channels, 6, height, width), np.float32)
+    tile_width, tile_height = TILE
+    halo = _HALO[const_assumption]
+    grid = (-(-width // tile_width), -(-height // tile_height), frames)
+    rows = tile_height + 2 * halo
+    pixels = rows * (tile_width + 2 * halo)
+    common = (
+        np.int32(channels),
+        np.int32(height),
+        np.int32(width),
+        np.int32(tile_height),
+        np.int32(tile_width),
+        np.int64(frame_stride(reference)),
+        np.int64(frame_stride(flow)),
+        np.float32(1 / spacing[0]),
+        np.float32(1 / spacing[1]),
+        *_factors(*spacing, const_assumption),
+        tensor,
     )
-    return out
+    if upsampling is None:
+        device.kernel(FILE, f"linearize<{_TERMS[const_assumption]}>")(
+            grid, LINE, (moving, reference, flow, *common), shared_mem=4 * 3 * pixels
+        )
+        return flow, tensor
+    upsampled = device.empty((flow.shape[0], 2, height, width), np.float32)
+    sizes = map(np.int32, (*flow.shape[2:], *upsampling.n_taps))
+    device.kernel(FILE, f"upsample_and_linearize<{_TERMS[const_assumption]}>")(
+        grid,
+        LINE,
+        (moving, reference, flow, *upsampling.taps, upsampling.strips, *sizes, *common, upsampled),
+        shared_mem=4 * (2 * pixels + max(pixels, 2 * rows * upsampling.columns)),
+    )
+    return upsampled, tensor
 
 
 def _factors(hx: float, hy: float, const_assumption: str) -> tuple[np.float32, ...]:
-    """Factors of the differences: 1/(2 hx), 1/(2 hy), and what the data term needs beside them."""
+    """Factors of the differences: 1/(2 hx), 1/(2 hy), and three that the data term needs beside them."""
     x, y, one, half = np.float32(hx), np.float32(hy), np.float32(1), np.float32(0.5)
-    first = (half / x, half / y)
-    if const_assumption == "gc":
-        return (*first, one / (x * x), one / (y * y), half / x * (half / y))
-    if const_assumption == "cs":
-        return (*first, one / x, one / y, np.float32(1 / np.hypot(np.float64(x), np.float64(y))))
-    return first
+    own = {
+        "gc": (one / (x * x), one / (y * y), half / x * (half / y)),
+        "gray": (np.float32(0),) * 3,
+        "cs": (one / x, one / y, np.float32(1 / np.hypot(np.float64(x), np.float64(y)))),
+    }
+    return half / x, half / y, *own[const_assumption]

@@ -5,6 +5,7 @@ Images are buffers (n, C, h, w) and flows (n, 2, h, w), float32, of a whole batc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,10 @@ __all__ = ["CudaOperations"]
 
 Tables = tuple[TapTable, TapTable]
 
+# Taps of rows times taps of columns of an upsampling. Where there are more, as from the start flow to the coarsest
+# level, a tile's taps would span much of the flow, and mostly all frames share what they make.
+FEW_TAPS = 16
+
 
 class CudaOperations:
     """See `flowreg_gpu.flow.Operations`.
@@ -31,34 +36,57 @@ class CudaOperations:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        # by identity; the host's table is kept, so that no other can get its number
-        self._tables: dict[int, tuple[TapTable, pyramid.DeviceTable]] = {}
+        # by identity; the host's tables are kept, so that no others can get their numbers
+        self._tables: dict[tuple[int, ...], tuple[Sequence[Tables], pyramid.DeviceTables]] = {}
+        self._upsamplings: dict[tuple[int, int, str], tuple[Tables, motion_tensor.Upsampling]] = {}
 
-    def _table(self, table: TapTable) -> pyramid.DeviceTable:
-        if id(table) not in self._tables:
-            self._tables[id(table)] = (table, pyramid.upload_table(self.device, table))
-        return self._tables[id(table)][1]
+    def _uploaded(self, *tables: Tables) -> pyramid.DeviceTables:
+        key = tuple(id(table) for pair in tables for table in pair)
+        if key not in self._tables:
+            self._tables[key] = (tables, pyramid.upload_tables(self.device, tables))
+        return self._tables[key][1]
+
+    def _upsampling(self, tables: Tables, const_assumption: str) -> motion_tensor.Upsampling:
+        key = id(tables[0]), id(tables[1]), const_assumption
+        if key not in self._upsamplings:
+            uploaded = motion_tensor.upload_upsampling(self.device, tables, const_assumption)
+            self._upsamplings[key] = (tables, uploaded)
+        return self._upsamplings[key][1]
 
     def resize(self, planes: Buffer, tables: Tables) -> Buffer:
         """Filter planes along rows and columns with tap tables."""
-        rows, columns = map(self._table, tables)
-        return pyramid.resize(self.device, planes, rows, columns)
+        return pyramid.resize(self.device, planes, self._uploaded(tables))
+
+    def pyramid(self, planes: Buffer, tables: Sequence[Tables | None]) -> list[Buffer]:
+        """Planes at every level, by its tables; where there are none, the planes themselves."""
+        given = [pair for pair in tables if pair is not None]
+        resized = iter(pyramid.pyramid(self.device, planes, self._uploaded(*given)) if given else ())
+        return [planes if pair is None else next(resized) for pair in tables]
 
     def smooth(self, planes: Buffer, tables: Sequence[Tables]) -> Buffer:
         """Filter every channel with its own tables, which keep the size."""
-        return pyramid.smooth(
-            self.device, planes, [(self._table(rows), self._table(columns)) for rows, columns in tables]
-        )
+        return pyramid.smooth(self.device, planes, [self._uploaded(pair) for pair in tables])
 
-    def warp(
-        self, moving: Buffer, flow: Buffer, reference: Buffer, spacing: tuple[float, float], interpolation: str
-    ) -> Buffer:
-        """Warp planes backwards; what lies outside comes from the reference."""
-        return warp.warp(self.device, moving, flow, reference, spacing, interpolation)
+    def warp_linear(self, moving: Buffer, flow: Buffer, reference: Buffer) -> Buffer:
+        """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
+        return warp.warp_linear(self.device, moving, flow, reference)
 
-    def motion_tensor(self, reference: Buffer, moving: Buffer, hx: float, hy: float, const_assumption: str) -> Buffer:
-        """Motion tensor (n, C, 6, h, w)."""
-        return motion_tensor.motion_tensor(self.device, reference, moving, hx, hy, const_assumption)
+    def linearize(
+        self,
+        reference: Buffer,
+        moving: Buffer,
+        flow: Buffer,
+        tables: Tables | None,
+        spacing: tuple[float, float],
+        const_assumption: str,
+    ) -> tuple[Buffer, Buffer]:
+        """Flow, upsampled by the tables if there are any, and motion tensor (n, C, 6, h, w) of the warped planes."""
+        upsampling = None
+        if tables is not None and math.prod(table.index.shape[1] for table in tables) <= FEW_TAPS:
+            upsampling = self._upsampling(tables, const_assumption)
+        elif tables is not None:
+            flow = self.resize(flow, tables)
+        return motion_tensor.linearize(self.device, reference, moving, flow, upsampling, spacing, const_assumption)
 
     def solve(
         self,
@@ -72,9 +100,13 @@ class CudaOperations:
         """Increment of the flow on one level."""
         return solver.solve(self.device, tensor, weight, flow, alpha, spacing, relaxation)
 
-    def median5x5(self, planes: Buffer) -> Buffer:
-        """5x5 median with mirror boundary."""
-        return median.median5x5(self.device, planes)
+    def add_smoothed(self, flow: Buffer, increment: Buffer) -> Buffer:
+        """Flow plus the 5x5 median of an increment, mirror boundary."""
+        return median.add_smoothed(self.device, flow, increment)
+
+    def smoothed_sum(self, flow: Buffer, increment: Buffer) -> Buffer:
+        """5x5 median of flow plus increment, mirror boundary."""
+        return median.smoothed_sum(self.device, flow, increment)
 
     def add(self, planes: Buffer, increment: Buffer) -> Buffer:
         """Sum of two sets of planes; the second may be (n, 2, 1, 1)."""

@@ -3,117 +3,157 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import BLOCK, pixel_grid, upload
+from flowreg_gpu.cuda.launch import LINE, upload
 from flowreg_gpu.resampling import TapTable
 
-__all__ = ["EXPRESSIONS", "FILE", "DeviceTable", "resize", "smooth", "upload_table"]
+__all__ = [
+    "EXPRESSIONS",
+    "FILE",
+    "DeviceTables",
+    "Taps",
+    "pyramid",
+    "resize",
+    "smooth",
+    "source_strips",
+    "upload_tables",
+    "upload_taps",
+]
 
 FILE = "pyramid.cu"
-EXPRESSIONS = ("filter_rows", "filter_columns", "filter_both")
+EXPRESSIONS = ("resample",)
 
-# Taps of rows times taps of columns up to which one kernel does both: those of an upsampling.
-FEW_TAPS = 16
-
-
-class DeviceTable(NamedTuple):
-    """A tap table on the device: `taps` (taps, n_out) int32 into the input, `weight` (taps, n_out) float32."""
-
-    taps: Buffer
-    weight: Buffer
+TILE = (32, 8)  # pixels (x, y) of an output that a block makes at most
+TILE_SOURCE = 512  # input columns times output rows beyond which a tile gets fewer rows: two a thread
+SHARED_MEMORY = 48 * 1024  # bytes that a block may have on every GPU; a tile that needs more gets narrower
 
 
-def upload_table(device: Device, table: TapTable) -> DeviceTable:
-    """Copy a table to the device, tap by tap."""
-    return DeviceTable(
-        upload(device, np.ascontiguousarray(table.index.T)), upload(device, np.ascontiguousarray(table.weight.T))
+class Taps(NamedTuple):
+    """Taps (int32) and weights (float32): rows (new_height, taps), columns (taps, new_width), level after level."""
+
+    row_index: Buffer
+    row_weight: Buffer
+    column_index: Buffer
+    column_weight: Buffer
+
+
+class DeviceTables(NamedTuple):
+    """Tap tables of one or several levels on the device.
+
+    `sizes` are the levels' (h, w); `levels` and `strips` are what pyramid.cu calls Level and Strip; `blocks` and the
+    bytes of `shared_memory` are the launch's.
+    """
+
+    sizes: list[tuple[int, int]]
+    taps: Taps
+    levels: Buffer
+    strips: Buffer
+    blocks: int
+    shared_memory: int
+
+
+def upload_tables(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -> DeviceTables:
+    """Copy the tables (rows, columns) of some levels to the device, and lay their tiles out."""
+    levels, strips, floats = [], [], 0
+    begin = np.zeros(5, np.int64)  # blocks, taps of rows, taps of columns, pixels, strips so far
+    for rows, columns in tables:
+        (height, row_taps), (width, column_taps) = rows.index.shape, columns.index.shape
+        tile_width, tile_height, own = _tiles(columns.index)
+        size = tile_height, tile_width, height, width
+        taps = row_taps, begin[1], column_taps, begin[2]
+        levels.append((begin[0], len(own), *size, *taps, *begin[3:]))
+        blocks = len(own) * -(-height // tile_height)
+        begin += blocks, rows.index.size, columns.index.size, height * width, len(own)
+        floats = max(floats, tile_height * own[:, 1].max())
+        strips.append(own)
+    return DeviceTables(
+        [(len(rows.index), len(columns.index)) for rows, columns in tables],
+        upload_taps(device, tables),
+        upload(device, np.array(levels, np.int32)),
+        upload(device, np.concatenate(strips)),
+        int(begin[0]),
+        4 * int(floats),
     )
 
 
-def resize(device: Device, planes: Buffer, rows: DeviceTable, columns: DeviceTable) -> Buffer:
-    """Filter planes (n, C, H, W) float32 along rows, then columns; (n, C, h, w) float32 as the tables say."""
+def upload_taps(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -> Taps:
+    """Copy the taps of some levels to the device."""
+    rows, columns = zip(*tables, strict=True)
+    arrays: tuple[list[NDArray[Any]], ...] = (
+        [table.index for table in rows],
+        [table.weight for table in rows],
+        [table.index.T for table in columns],
+        [table.weight.T for table in columns],
+    )
+    return Taps(*(upload(device, np.concatenate([array.ravel() for array in some])) for some in arrays))
+
+
+def source_strips(index: NDArray[np.int32], width: int, halo: int = 0) -> NDArray[np.int32]:
+    """Input columns (first, count) of every strip of `width` output columns and a halo; `index` (w, taps)."""
+    begins = range(0, len(index), width)
+    parts = [index[max(begin - halo, 0) : begin + width + halo] for begin in begins]
+    return np.array([(part.min(), np.ptp(part) + 1) for part in parts], np.int32)
+
+
+def _tiles(index: NDArray[np.int32]) -> tuple[int, int, NDArray[np.int32]]:
+    """Width and height of a level's tiles, and its strips; `index` (w, taps)."""
+    width, height = TILE
+    strips = source_strips(index, width)
+    while 4 * strips[:, 1].max() > SHARED_MEMORY and width > 1:
+        width //= 2
+        strips = source_strips(index, width)
+    return width, min(max(TILE_SOURCE // int(strips[:, 1].max()), 1), height), strips
+
+
+def pyramid(device: Device, planes: Buffer, tables: DeviceTables) -> list[Buffer]:
+    """Planes (n, C, H, W) float32 at all levels, (n, C, h, w) each, which share their memory."""
     frames, channels, height, width = planes.shape
-    new_height, new_width = rows.taps.shape[1], columns.taps.shape[1]
-    out = device.empty((frames, channels, new_height, new_width), np.float32)
-    _filter(device, planes, frames * channels, height * width, rows, columns, out, new_height * new_width)
-    return out
+    out = device.empty((frames * channels * sum(h * w for h, w in tables.sizes),), np.float32)
+    _resample(device, planes, frames * channels, height * width, tables, out, 1)
+    levels, begin = [], 0
+    for h, w in tables.sizes:
+        end = begin + frames * channels * h * w
+        levels.append(out[begin:end].reshape((frames, channels, h, w)))
+        begin = end
+    return levels
 
 
-def smooth(device: Device, planes: Buffer, tables: Sequence[tuple[DeviceTable, DeviceTable]]) -> Buffer:
+def resize(device: Device, planes: Buffer, tables: DeviceTables) -> Buffer:
+    """Filter planes (n, C, H, W) float32 along rows, then columns; (n, C, h, w) float32 as the tables say."""
+    return pyramid(device, planes, tables)[0]
+
+
+def smooth(device: Device, planes: Buffer, tables: Sequence[DeviceTables]) -> Buffer:
     """Filter every channel of planes (n, C, H, W) float32 with its own tables, which keep the size."""
     frames, channels, height, width = planes.shape
     out = device.empty(planes.shape, np.float32)
-    stride = channels * height * width
-    for channel, (rows, columns) in enumerate(tables):
-        _filter(device, planes[:, channel], frames, stride, rows, columns, out[:, channel], stride)
+    for channel, own in enumerate(tables):
+        _resample(device, planes[:, channel], frames, channels * height * width, own, out[:, channel], channels)
     return out
 
 
-def _filter(
-    device: Device,
-    planes: Buffer,
-    n_planes: int,
-    stride: int,
-    rows: DeviceTable,
-    columns: DeviceTable,
-    out: Buffer,
-    out_stride: int,
+def _resample(
+    device: Device, planes: Buffer, n_planes: int, stride: int, tables: DeviceTables, out: Buffer, spread: int
 ) -> None:
-    """Filter n planes that begin `stride` elements apart, to planes `out_stride` elements apart."""
-    width = planes.shape[-1]
-    (row_taps, new_height), (column_taps, new_width) = rows.taps.shape, columns.taps.shape
-    if row_taps * column_taps <= FEW_TAPS:
-        device.kernel(FILE, "filter_both")(
-            pixel_grid(new_width, new_height, n_planes),
-            BLOCK,
-            (
-                planes,
-                *rows,
-                *columns,
-                np.int32(width),
-                np.int32(new_height),
-                np.int32(new_width),
-                np.int32(row_taps),
-                np.int32(column_taps),
-                np.int64(stride),
-                np.int64(out_stride),
-                out,
-            ),
-        )
-        return
-    lines = device.empty((n_planes, new_height, width), np.float32)
-    device.kernel(FILE, "filter_rows")(
-        pixel_grid(width, new_height, n_planes),
-        BLOCK,
+    """Filter n planes that begin `stride` elements apart, to planes of every level that lie `spread` planes apart."""
+    device.kernel(FILE, "resample")(
+        (tables.blocks, 1, n_planes),
+        LINE,
         (
             planes,
-            rows.taps,
-            rows.weight,
-            np.int32(width),
-            np.int32(new_height),
-            np.int32(row_taps),
+            tables.levels,
+            tables.strips,
+            *tables.taps,
+            np.int32(planes.shape[-1]),
+            np.int32(len(tables.sizes)),
+            np.int32(spread),
             np.int64(stride),
-            np.int64(new_height * width),
-            lines,
-        ),
-    )
-    device.kernel(FILE, "filter_columns")(
-        pixel_grid(new_width, new_height, n_planes),
-        BLOCK,
-        (
-            lines,
-            columns.taps,
-            columns.weight,
-            np.int32(new_height),
-            np.int32(width),
-            np.int32(new_width),
-            np.int32(column_taps),
-            np.int64(new_height * width),
-            np.int64(out_stride),
             out,
         ),
+        shared_mem=tables.shared_memory,
     )

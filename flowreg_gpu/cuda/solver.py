@@ -25,17 +25,17 @@ EXPRESSIONS = (
     ),
     *(f"refresh_smoothness<{ordered}>" for ordered in _BOOLEANS),
     *(f"relax_colour<{robust}>" for robust in _BOOLEANS),
-    *(f"relax_level<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
-    *(f"relax_tiles<{channels}>" for channels in CHANNELS),
+    *(f"relax_level<{channels}>" for channels in CHANNELS),
+    *(f"relax_strips<{channels}>" for channels in CHANNELS),
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
 
-GROUP = (512,)  # threads that relax a level or a tile of one frame
+WARPS = (32, 16)  # threads that relax a small level or a strip of one frame
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
-# Bytes of shared memory that a block may have on every GPU from Turing on. A tile (x, y) with the halo of two sweeps,
-# 7 floats a pixel, nearly fills it.
-SHARED_MEMORY = 64 * 1024
-TILE, TILE_SWEEPS = (48, 32), 2
+SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
+NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
+LARGEST_HALO = 0.25  # of a strip's width without it, where there is a choice
+BLOCKS = 128  # as many as a large GPU runs at once
 
 Psi = tuple[np.float32, np.float32, np.float32]
 _NO_PSI: Psi = (np.float32(1), np.float32(0), np.float32(0))  # psi = 1, before the first refresh
@@ -57,8 +57,7 @@ class _Level(NamedTuple):
     edge: tuple[np.float32, np.float32]
     gradient: tuple[np.float32, np.float32]
     omega: np.float32
-    sweeps: int
-    lag: int
+    relaxation: Relaxation
     psi_data: Psi
     psi_smooth: Psi
     ordered: bool
@@ -124,24 +123,28 @@ def solve(
         (np.float32(alpha[0]) / (along * along), np.float32(alpha[1]) / (across * across)),
         (np.float32(0.5) / along, np.float32(0.5) / across),
         np.float32(relaxation.omega),
-        relaxation.sweeps,
-        relaxation.lag,
+        relaxation,
         _single(robust_weight(relaxation.a_data, relaxation.beta)),
         _single(robust_weight(relaxation.a_smooth, relaxation.beta)),
         ordered,
         _is_robust(relaxation),
     )
-    ways = {"order": _relax_ordered, "whole": _relax_level, "tiles": _relax_in_tiles, "colours": _relax_by_colour}
-    return ways[_way(height, width, relaxation)](level)
+    ways = {"order": _relax_ordered, "whole": _relax_level, "strips": _relax_in_strips, "colours": _relax_by_colour}
+    return ways[_way(height, width, tensor.shape[1], relaxation)](level)
 
 
 def scratch_planes(
-    height: int, width: int, alpha: tuple[float, float], spacing: tuple[float, float], relaxation: Relaxation
+    height: int,
+    width: int,
+    channels: int,
+    alpha: tuple[float, float],
+    spacing: tuple[float, float],
+    relaxation: Relaxation,
 ) -> float:
     """Float32 planes that a solve takes for every frame beside its result."""
     if relaxation.rule == "multigrid":
         return multigrid.scratch_planes(height, width, _edges(alpha, spacing))
-    return 2 if _way(height, width, relaxation) == "tiles" else 5 + _is_robust(relaxation)
+    return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + _is_robust(relaxation)
 
 
 def _edges(alpha: tuple[float, float], spacing: tuple[float, float]) -> tuple[np.float32, np.float32]:
@@ -150,13 +153,16 @@ def _edges(alpha: tuple[float, float], spacing: tuple[float, float]) -> tuple[np
     return np.float32(alpha[0]) / (hx * hx), np.float32(alpha[1]) / (hy * hy)
 
 
-def _way(height: int, width: int, relaxation: Relaxation) -> str:
+def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
     """How a level is relaxed."""
     if relaxation.rule == "sor":
         return "order"
-    if _level_memory(height, width) <= SHARED_MEMORY:
+    if _is_robust(relaxation):
+        return "colours"
+    if _level_memory(height, width, 2) <= SHARED_MEMORY:
         return "whole"
-    return "tiles" if relaxation.lag <= TILE_SWEEPS and not _is_robust(relaxation) else "colours"
+    widest = _widest_strip(width, channels, relaxation.lag, _schedule(relaxation, 1), SHARED_MEMORY)
+    return "strips" if widest >= min(width, NARROWEST_STRIP) else "colours"
 
 
 def _is_robust(relaxation: Relaxation) -> bool:
@@ -164,9 +170,9 @@ def _is_robust(relaxation: Relaxation) -> bool:
     return relaxation.a_smooth < 1 and relaxation.beta > 0
 
 
-def _level_memory(height: int, width: int) -> int:
-    """Bytes of shared memory that hold the increment of a level of one frame."""
-    return 2 * 4 * height * width
+def _level_memory(height: int, width: int, planes: int) -> int:
+    """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
+    return 4 * planes * height * (width + width % 2)
 
 
 def _single(psi: tuple[float, float, float]) -> Psi:
@@ -178,82 +184,133 @@ def _single(psi: tuple[float, float, float]) -> Psi:
 
 
 def _relax_level(level: _Level) -> Buffer:
-    """All sweeps in one launch, a block a frame."""
+    """All sweeps in one launch, a block a frame; coefficients in shared memory too, where they fit."""
     frames, channels, _, height, width = level.tensor.shape
-    planes = _empty_planes(level)
-    level.device.kernel(FILE, f"relax_level<{channels}, {_BOOLEANS[level.robust]}>")(
+    increment = level.empty(2)
+    scratch = level.device.empty((frames, 5, height, width + width % 2), np.float32)
+    needed = _level_memory(height, width, 2 + 5)
+    in_shared = needed <= level.device.shared_memory
+    level.device.kernel(FILE, f"relax_level<{channels}>")(
         (1, 1, frames),
-        GROUP,
+        WARPS,
         (
             level.tensor,
             level.weight,
             level.flow,
             *level.size,
             level.flow_stride,
-            np.int32(level.sweeps),
-            np.int32(level.lag),
+            np.int32(level.relaxation.sweeps),
+            np.int32(level.relaxation.lag),
             *level.edge,
-            *level.gradient,
             level.omega,
             *level.psi_data,
-            *level.psi_smooth,
-            planes.smooth,
-            planes.coefficients,
-            planes.increment,
-        ),
-        shared_mem=_level_memory(height, width),
-    )
-    return planes.increment
-
-
-def _relax_in_tiles(level: _Level) -> Buffer:
-    """A launch from each refresh of psi to the next, from one increment to another."""
-    now, then = level.empty(2), level.empty(2)
-    fill(level.device, now, 0.0)
-    parts = [(min(level.lag - 1, level.sweeps), _NO_PSI)]
-    parts += [
-        (min(level.lag, level.sweeps - first), level.psi_data)
-        for first in range(level.lag - 1, level.sweeps, level.lag)
-    ]
-    for sweeps, psi in parts:
-        if sweeps > 0:
-            _relax_tiles(level, sweeps, psi, now, then)
-            now, then = then, now
-    return now
-
-
-def _relax_tiles(level: _Level, sweeps: int, psi: Psi, before: Buffer, increment: Buffer) -> None:
-    """Refresh psi, then do some sweeps, from the increment `before` to another."""
-    frames, channels, _, height, width = level.tensor.shape
-    tile_width, tile_height = TILE
-    halo = 2 * sweeps
-    level.device.kernel(FILE, f"relax_tiles<{channels}>")(
-        (-(-width // tile_width), -(-height // tile_height), frames),
-        GROUP,
-        (
-            level.tensor,
-            level.weight,
-            level.flow,
-            before,
-            *level.size,
-            np.int32(tile_height),
-            np.int32(tile_width),
-            level.flow_stride,
-            np.int32(sweeps),
-            *level.edge,
-            level.omega,
-            *psi,
+            np.int32(in_shared),
+            scratch,
             increment,
         ),
-        shared_mem=7 * 4 * (tile_width + 2 * halo) * (tile_height + 2 * halo),
+        shared_mem=needed if in_shared else _level_memory(height, width, 2),
     )
+    return increment
+
+
+class _Run(NamedTuple):
+    """Sweeps of one launch: `first` until psi is refreshed, then `more`. `unweighted`: psi is 1 in the first ones."""
+
+    first: int
+    more: int
+    unweighted: bool
+
+    def floats(self, channels: int, lag: int) -> int:
+        """Floats that a strip needs for each column; see the kernel."""
+        half_sweeps, refreshes = 2 * (self.first + self.more), 1 + -(-self.more // lag)
+        last_refresh = 2 * (self.first + (refreshes - 2) * lag) if refreshes > 1 else 0
+        increment, coefficients, fixed = 2 * half_sweeps + 2, refreshes * 4 * lag, 2 * last_refresh + 2  # rows
+        return 2 * increment + 5 * coefficients + (7 * channels + 2) * fixed
+
+
+def _schedule(relaxation: Relaxation, refreshes: int) -> list[_Run]:
+    """All sweeps, with up to so many refreshes of psi in a launch; the start with psi = 1 counts as one."""
+    sweeps, lag = relaxation.sweeps, relaxation.lag
+    runs, done = [], 0
+    while done < sweeps:
+        unweighted = done == 0 and lag > 1
+        first = min(lag - unweighted, sweeps - done)
+        more = min((refreshes - 1) * lag, sweeps - done - first)
+        runs.append(_Run(first, more, unweighted))
+        done += first + more
+    return runs
+
+
+def _widest_strip(width: int, channels: int, lag: int, schedule: list[_Run], shared_memory: int) -> int:
+    """Columns of a strip without its halo: an even number, or all."""
+    widest = width
+    for run in schedule:
+        columns = shared_memory // (4 * run.floats(channels, lag))
+        if columns <= width:  # an odd width takes one more
+            widest = min(widest, (columns - 4 * (run.first + run.more)) // 2 * 2)
+    return widest
+
+
+def _plan_strips(width: int, channels: int, relaxation: Relaxation, shared_memory: int) -> tuple[int, list[_Run]]:
+    """Columns of a strip, and the launches: as few as the halo allows."""
+    refreshes = -(-relaxation.sweeps // relaxation.lag) + 1
+    while True:
+        schedule = _schedule(relaxation, refreshes)
+        widest = _widest_strip(width, channels, relaxation.lag, schedule, shared_memory)
+        if widest >= width:
+            return width, schedule
+        if widest >= NARROWEST_STRIP:
+            strip = -(-width // -(-width // widest) // 2) * 2
+            halo = 4 * max(run.first + run.more for run in schedule)
+            if refreshes == 1 or halo <= LARGEST_HALO * strip:
+                return strip, schedule
+        refreshes -= 1
+
+
+def _relax_in_strips(level: _Level) -> Buffer:
+    """Several sweeps and refreshes of psi in a launch, from one increment to another."""
+    frames, channels, _, height, width = level.tensor.shape
+    strip_width, schedule = _plan_strips(width, channels, level.relaxation, level.device.shared_memory)
+    strips = -(-width // strip_width)
+    now, then = level.empty(2), level.empty(2)
+    for number, run in enumerate(schedule):
+        half_sweeps = 2 * (run.first + run.more)
+        sections = -(-BLOCKS // (frames * strips))
+        strip_height = max(-(-height // sections), 4 * half_sweeps)
+        columns = min(strip_width + 2 * half_sweeps, width)
+        level.device.kernel(FILE, f"relax_strips<{channels}>")(
+            (strips, -(-height // strip_height), frames),
+            WARPS,
+            (
+                level.tensor,
+                level.weight,
+                level.flow,
+                now,
+                *level.size,
+                np.int32(strip_height),
+                np.int32(strip_width),
+                level.flow_stride,
+                np.int32(number == 0),
+                np.int32(run.first),
+                np.int32(run.more),
+                np.int32(level.relaxation.lag),
+                *level.edge,
+                level.omega,
+                *(_NO_PSI if run.unweighted else level.psi_data),
+                *level.psi_data,
+                then,
+            ),
+            shared_mem=4 * run.floats(channels, level.relaxation.lag) * (columns + columns % 2),
+        )
+        now, then = then, now
+    return now
 
 
 def _relax_by_colour(level: _Level) -> Buffer:
     """A launch for every colour of every sweep, and for every refresh."""
     planes = _start(level)
-    for sweep in range(level.sweeps):
-        if (sweep + 1) % level.lag == 0:
+    for sweep in range(level.relaxation.sweeps):
+        if (sweep + 1) % level.relaxation.lag == 0:
             _refresh(level, planes)
         for colour in range(2):
             level.device.kernel(FILE, f"relax_colour<{_BOOLEANS[level.robust]}>")(
@@ -279,14 +336,14 @@ def _relax_ordered(level: _Level) -> Buffer:
     """All sweeps in one wave; where psi_smooth has to see its neighbours, the wave drains before every refresh."""
     planes = _start(level)
     if not level.robust:
-        _follow_wave(level, planes, level.sweeps, level.lag)
+        _follow_wave(level, planes, level.relaxation.sweeps, level.relaxation.lag)
         return planes.increment
-    done = min(level.lag - 1, level.sweeps)
+    done = min(level.relaxation.lag - 1, level.relaxation.sweeps)
     _follow_wave(level, planes, done, 0)
-    while done < level.sweeps:
+    while done < level.relaxation.sweeps:
         _refresh(level, planes)
-        _follow_wave(level, planes, min(level.lag, level.sweeps - done), 0)
-        done += level.lag
+        _follow_wave(level, planes, min(level.relaxation.lag, level.relaxation.sweeps - done), 0)
+        done += level.relaxation.lag
     return planes.increment
 
 

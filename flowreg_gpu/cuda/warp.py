@@ -10,32 +10,22 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import BLOCK, frame_stride, pixel_grid
 from flowreg_gpu.cuda.preprocess import C_TYPES
 
-__all__ = ["EXPRESSIONS", "FILE", "valid_mask", "warp", "warp_frames"]
+__all__ = ["EXPRESSIONS", "FILE", "valid_mask", "warp_frames", "warp_linear"]
 
 FILE = "warp.cu"
 _TAPS = {"cubic": 4, "linear": 2, "nearest": 1}
 EXPRESSIONS = (
-    *(f"warp<{taps}>" for taps in _TAPS.values()),
+    "warp_linear",
     *(f"warp_frames<{kind}, {taps}>" for kind, taps in itertools.product(C_TYPES.values(), _TAPS.values())),
     "valid_mask",
 )
 
 
-def warp(
-    device: Device,
-    moving: Buffer,
-    flow: Buffer,
-    reference: Buffer,
-    spacing: tuple[float, float],
-    interpolation: str,
-) -> Buffer:
-    """Warp planes (n, C, h, w) float32 by flow (1 or n, 2, h, w) in full-resolution pixels, grid spacing (hx, hy).
-
-    `reference` is (1 or n, C, h, w).
-    """
+def warp_linear(device: Device, moving: Buffer, flow: Buffer, reference: Buffer) -> Buffer:
+    """Warp planes (n, C, H, W) float32 linearly by flow (1 or n, 2, H, W); `reference` is (1 or n, C, H, W)."""
     frames, channels, height, width = moving.shape
     out = device.empty(moving.shape, np.float32)
-    device.kernel(FILE, f"warp<{_TAPS[interpolation]}>")(
+    device.kernel(FILE, "warp_linear")(
         pixel_grid(width, height, frames),
         BLOCK,
         (
@@ -47,8 +37,6 @@ def warp(
             np.int32(width),
             np.int64(frame_stride(flow)),
             np.int64(frame_stride(reference)),
-            np.float32(1 / spacing[0]),
-            np.float32(1 / spacing[1]),
             out,
         ),
     )

@@ -199,6 +199,7 @@ class DeviceStream:
             raise error
         self._staging = None
         self._device.synchronize()
+        self._task.forget()
         self._device.release_memory()
         warnings.warn(
             f"{self._limit} frames do not fit into the memory of {self._device.name}; going on with "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowreg_gpu.cuda.device import Buffer, Device
+from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryError
 from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import normalize, upload_settings
@@ -32,6 +34,16 @@ class DeviceResult(NamedTuple):
     statistics: Buffer
 
 
+class _Recording(NamedTuple):
+    """Launches that bring `source` and `start` to `flow`, in memory of their own."""
+
+    size: tuple[Any, ...]
+    source: Buffer
+    start: Buffer
+    flow: Buffer
+    replay: Callable[[], None]
+
+
 class DeviceTask:
     """Register batches to one reference on a device; what all batches share is uploaded and computed here, once.
 
@@ -39,15 +51,21 @@ class DeviceTask:
     ----------
     device : Device
     job : Job
+    graphs : bool
+        Whether launches that come again are recorded as a graph.
     """
 
-    def __init__(self, device: Device, job: Job) -> None:
+    def __init__(self, device: Device, job: Job, graphs: bool = True) -> None:
         self._device, self._job = device, job
         self._operations = CudaOperations(device)
         self._settings = None if job.preprocessing is None else upload_settings(device, job.preprocessing)
         raw = upload(device, np.ascontiguousarray(job.reference[None], np.float32))
         self._reference = raw[0]
         self._reference_sums = prepare_reference(device, self._reference)
+        # what uses FFT plans, which come and go with memory of their own, is not recorded
+        self._graphs = graphs and not job.options.cc_initialization
+        self._recorded: _Recording | None = None
+        self._latest_size: tuple[Any, ...] = ()
         height, width, _ = job.reference.shape
         self._estimator = FlowEstimator(
             self._operations,
@@ -74,19 +92,64 @@ class DeviceTask:
     def run(self, frames: Buffer, start: Buffer, planes: Buffer | None = None) -> DeviceResult:
         """Queue the registration of raw frames (n + 2 halo, H, W, C) from a start flow (1, 2, H, W).
 
-        `planes` (n, C, H, W) are the preprocessed frames, where the job has no preprocessing.
+        `planes` (n, C, H, W) are the preprocessed frames, where the job has no preprocessing. The result's flow is
+        valid until the next batch.
         """
-        device, preprocessing = self._device, self._job.preprocessing
-        if preprocessing is not None:
-            planes = self._preprocess(frames, preprocessing, self._settings)
-            frames = frames[preprocessing.halo : frames.shape[0] - preprocessing.halo]
+        device, halo = self._device, self._job.halo
+        source = frames if planes is None else planes
+        frames = frames[halo : frames.shape[0] - halo]
         statistics = device.empty((frames.shape[0], len(STATISTICS)), np.float64)
         describe_frames(device, frames, self._reference, self._reference_sums, statistics, "correlation_before")
-        flow = self._estimator.flow(planes, start)
+        flow = self._flow(source, start)
         describe_flow(device, flow, statistics)  # constant frames and flows that are not finite: zero
         registered = warp_frames(device, frames, flow, self._reference, self._job.options.interpolation_method)
         describe_frames(device, registered, self._reference, self._reference_sums, statistics, "correlation_after")
         return DeviceResult(registered, flow, statistics)
+
+    def _flow(self, source: Buffer, start: Buffer) -> Buffer:
+        """Flow of raw frames, or of planes where the job has no preprocessing.
+
+        The launches of a size that comes again are recorded and replayed as one.
+        """
+        size = source.shape, source.dtype
+        if self._recorded is None or size != self._recorded.size:
+            again = size == self._latest_size
+            self.forget()
+            self._latest_size = size
+            if not (again and self._graphs):
+                return self._estimate(source, start)
+            try:
+                self._recorded = self._record(source, start)
+            except DeviceMemoryError:
+                raise
+            except DeviceError as error:
+                self._graphs = False
+                warnings.warn(f"{error}; going on without a CUDA graph", RuntimeWarning, stacklevel=2)
+                return self._estimate(source, start)
+        recorded = self._recorded
+        self._device.copy(recorded.source, source)
+        self._device.copy(recorded.start, start)
+        recorded.replay()
+        return recorded.flow
+
+    def _estimate(self, source: Buffer, start: Buffer) -> Buffer:
+        preprocessing = self._job.preprocessing
+        planes = source if preprocessing is None else self._preprocess(source, preprocessing, self._settings)
+        flow: Buffer = self._estimator.flow(planes, start)
+        return flow
+
+    def _record(self, source: Buffer, start: Buffer) -> _Recording:
+        device = self._device
+        device.release_memory()  # a recording takes memory of its own
+        source, start = device.empty(source.shape, source.dtype), device.empty(start.shape, start.dtype)
+        flow, replay = device.record_graph(lambda: self._estimate(source, start))
+        return _Recording((source.shape, source.dtype), source, start, flow, replay)
+
+    def forget(self) -> None:
+        """Let the recording go, which holds memory."""
+        if self._recorded is not None:
+            self._device.synchronize()
+        self._recorded, self._latest_size = None, ()
 
 
 def frame_bytes(
@@ -94,10 +157,10 @@ def frame_bytes(
 ) -> int:
     """Largest device memory that each frame of a batch takes while batches follow each other, in bytes.
 
-    Beside staging (two slots of raw frames, and the results of the batch before on their way to the host), it is
-    largest while the finest level is solved, with the preprocessed frame, its pyramid, and the solver's flow, tensor,
-    increment and scratch; where that level is coarse, while frames are filtered or results made. `own_planes`
-    says that the preprocessed frames are uploaded too.
+    Beside staging (two slots of raw frames, and the results of the batch before on their way to the host), the flow
+    takes most while the finest level is solved, with the preprocessed frame, its pyramid, and the solver's flow,
+    tensor, increment and scratch; where that level is coarse, while frames are filtered. A recorded graph keeps that
+    memory while results are made. `own_planes` says that the preprocessed frames are uploaded too.
     """
     pixels, float32 = height * width, 4
     levels = plan_levels(height, width, options).levels
@@ -112,9 +175,12 @@ def frame_bytes(
     pyramid = planes * sum(area for area in areas if area != pixels)
     finest = levels[-1]
     relaxation = choose_relaxation(options, finest.height, finest.width)
-    scratch = scratch_planes(finest.height, finest.width, finest.alpha, finest.spacing, relaxation)
-    solver = (flow + 6 * planes + flow + float32 * scratch) * areas[-1]
-    solving = held * pixels + pyramid + solver
-    filtering = 0 if own_planes else (2 * planes + float32) * pixels
-    finishing = (flow + raw + max(flow, planes)) * pixels
-    return math.ceil(staging * pixels + max(solving, filtering, finishing))
+    scratch = scratch_planes(finest.height, finest.width, channels, finest.alpha, finest.spacing, relaxation)
+    solver = math.ceil((flow + 6 * planes + flow + float32 * scratch) * areas[-1])
+    solving = held * pixels + pyramid + max(solver, flow * (areas[-1] + pixels))  # or the flow is brought to full size
+    filtering = 0 if own_planes else 2 * planes * pixels
+    finishing = (raw + max(flow, planes)) * pixels
+    if options.cc_initialization:
+        return staging * pixels + max(solving, filtering, flow * pixels + finishing)
+    recorded = planes if own_planes else raw  # the copy that a recording reads; it keeps what it takes
+    return (staging + recorded) * pixels + max(solving, filtering) + finishing

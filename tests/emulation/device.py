@@ -6,13 +6,13 @@ import collections
 import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from emulation.compiler import EmulationError, compile_kernel
-from emulation.launch import CompiledKernel
+from emulation.launch import MOST_SHARED_BYTES, CompiledKernel
 from emulation.memory import Allocation, Buffer, Memory, Record, array_of, poison
 from flowreg_gpu.cuda.device import Kernel
 from flowreg_gpu.cuda.source import kernel_source
@@ -20,6 +20,7 @@ from flowreg_gpu.cuda.source import kernel_source
 __all__ = ["EmulatedDevice", "Event", "Stream"]
 
 _FREE_WITHOUT_LIMIT = 2**33
+_Result = TypeVar("_Result")
 
 
 class _Operation(NamedTuple):
@@ -71,9 +72,12 @@ class EmulatedDevice:
     ----------
     launches : collections.Counter
         Number of launches by (file, expression), counted when they are asked for.
+    shared_memory : int
+        Bytes that a block can have: as on an H100, or fewer where a test says so.
     """
 
     name = "emulated device"
+    shared_memory = MOST_SHARED_BYTES
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class EmulatedDevice:
         self._compute = Stream()
         self._streams = [self._compute]
         self._memory = Memory(memory, self._released)
+        self._recording: list[Callable[[], None]] | None = None
         self._asked = 0  # number of launches
         self._faults: dict[int, BaseException] = {}
         self._lock = threading.RLock()
@@ -140,7 +145,7 @@ class EmulatedDevice:
         return np.array(array_of(buffer))
 
     def _released(self, allocation: Allocation) -> None:
-        if self._lazy:
+        if self._lazy and self._recording is None:
             allocation.released = Record(self._compute)
             self._compute.queue.append(_Operation(allocation.released.reach))
 
@@ -156,7 +161,10 @@ class EmulatedDevice:
         to, of = (array_of(one) if isinstance(one, Buffer) else one for one in (destination, source))
         if not (to.flags.c_contiguous and of.flags.c_contiguous):
             raise ValueError("cannot copy arrays that are not contiguous")
-        self._enqueue(functools.partial(np.copyto, to, of), stream, buffers)
+        call = functools.partial(np.copyto, to, of)
+        if len(buffers) == 2 and self._recorded(stream, functools.partial(self._enqueue, call, None)):
+            return
+        self._enqueue(call, stream, buffers)
 
     def stream(self) -> Stream:
         """A new stream beside the compute stream."""
@@ -181,6 +189,8 @@ class EmulatedDevice:
     def synchronize(self, event: Event | None = None) -> None:
         """Run what the event stands for, or everything; an operation that raises is over, what follows stays queued."""
         with self._lock:
+            if self._recording is not None:
+                raise EmulationError("nothing can be waited for while launches are recorded")
             if event is None:
                 for stream in self._streams[:: -1 if self._order == "reversed" else 1]:
                     while stream.queue:
@@ -190,6 +200,8 @@ class EmulatedDevice:
 
     def _enqueue(self, call: Callable[[], object], stream: Stream | None, buffers: Iterable[Buffer] = ()) -> None:
         with self._lock:
+            if self._recording is not None:
+                raise EmulationError("only launches and copies from buffer to buffer can be recorded")
             memory = tuple(buffer.allocation for buffer in buffers)
             (stream or self._compute).queue.append(_Operation(call, memory))
             if not self._lazy:
@@ -262,14 +274,49 @@ class EmulatedDevice:
             buffers = [argument for argument in args if isinstance(argument, Buffer)]
             borrowed = [argument.borrowed() if isinstance(argument, Buffer) else argument for argument in args]
             call = functools.partial(self._run, kernel, tuple(grid), tuple(block), borrowed, shared_mem)
-            with self._lock:
-                self.launches[file, expression] += 1
-                self._asked += 1
-                if self._asked in self._faults:
-                    call = functools.partial(_fail, self._faults.pop(self._asked))
-                self._enqueue(call, stream, buffers)
+            if not self._recorded(stream, functools.partial(self._launch, (file, expression), call)):
+                self._launch((file, expression), call, stream, buffers)
 
         return launch
+
+    def _launch(
+        self,
+        key: tuple[str, str],
+        call: Callable[[], object],
+        stream: Stream | None = None,
+        buffers: Iterable[Buffer] = (),
+    ) -> None:
+        with self._lock:
+            self.launches[key] += 1
+            self._asked += 1
+            if self._asked in self._faults:
+                call = functools.partial(_fail, self._faults.pop(self._asked))
+            self._enqueue(call, stream, buffers)
+
+    # ---- Graphs ----
+
+    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Record launches and copies; see `Device`. The memory of a recording counts until its replay is gone."""
+        if self._recording is not None:
+            raise EmulationError("a recording was begun within another")
+        self._recording = recording = []
+        try:
+            result, memory = self._memory.reserve(work)
+        finally:
+            self._recording = None
+        return result, functools.partial(self._replay, recording, memory)
+
+    def _recorded(self, stream: Stream | None, call: Callable[[], None]) -> bool:
+        """Note a call on the compute stream, while that is recorded."""
+        if self._recording is None or stream is not None:
+            return False
+        self._recording.append(call)
+        return True
+
+    def _replay(self, recording: Sequence[Callable[[], None]], memory: object) -> None:
+        """Queue a recording; `memory` is what it holds."""
+        for call in recording:
+            call()
 
     def _run(
         self, kernel: CompiledKernel, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from emulation.compiler import EmulationError
 from emulation.memory import Allocation, Buffer, array_of
 
-__all__ = ["CompiledKernel"]
+__all__ = ["MOST_SHARED_BYTES", "CompiledKernel"]
 
 _MOST_THREADS = 1024
-_MOST_SHARED_BYTES = 227 << 10
+MOST_SHARED_BYTES = 227 << 10
 _STACK_BYTES = 64 << 10
 _MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 _MOST_IN_BLOCK = (1024, 1024, 64)
@@ -103,8 +103,8 @@ class CompiledKernel:
                 raise EmulationError(f"{self.name}: {what} is {tuple(numbers)}, expected 1 to 3 numbers up to {most}")
         if np.prod(block) > _MOST_THREADS:
             raise EmulationError(f"{self.name}: block {tuple(block)} has more than {_MOST_THREADS} threads")
-        if not 0 <= operator.index(shared_mem) <= _MOST_SHARED_BYTES:
-            raise EmulationError(f"{self.name}: {shared_mem=}, expected 0 to {_MOST_SHARED_BYTES}")
+        if not 0 <= operator.index(shared_mem) <= MOST_SHARED_BYTES:
+            raise EmulationError(f"{self.name}: {shared_mem=}, expected 0 to {MOST_SHARED_BYTES}")
         if len(args) != len(self._expected):
             raise EmulationError(f"{self.name} was given {len(args)} arguments, expected {len(self._expected)}")
         for number, (argument, expected) in enumerate(zip(args, self._expected, strict=True)):

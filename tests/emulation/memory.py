@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from types import EllipsisType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,6 +23,7 @@ _ALIGNMENT = 512  # CuPy's
 _INTEGER_POISON = 0xA5
 _numbers = itertools.count(1)
 
+_Result = TypeVar("_Result")
 Index = int | slice | EllipsisType
 
 
@@ -124,6 +125,12 @@ class Buffer:
             indices = (*indices, Ellipsis)  # an array of no dimensions instead of a scalar
         return Buffer(self._array[indices], self.allocation, self._ownership)
 
+    def reshape(self, shape: tuple[int, ...]) -> Buffer:
+        """A view of another shape."""
+        if not self._array.flags.c_contiguous:  # CuPy would copy it
+            raise ValueError(f"{self!r} is not contiguous")
+        return Buffer(self._array.reshape(shape), self.allocation, self._ownership)
+
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a Buffer is in device memory; copy it to the host")
 
@@ -177,6 +184,22 @@ class Memory:
         with self._lock:
             self.live -= allocation.contents.nbytes
         self._on_release(allocation)
+
+    def reserve(self, work: Callable[[], _Result]) -> tuple[_Result, object]:
+        """What `work` returns, and an object during whose life all memory counts that was in use in it at a time."""
+        earlier, self.peak = self.peak, self.live
+        try:
+            result = work()
+        finally:
+            held, self.peak = self.peak - self.live, max(earlier, self.peak)
+        reservation = _Ownership()
+        self.live += held
+        weakref.finalize(reservation, self._end_reservation, held).atexit = False
+        return result, reservation
+
+    def _end_reservation(self, held: int) -> None:
+        with self._lock:
+            self.live -= held
 
 
 def array_of(buffer: Buffer) -> NDArray[Any]:

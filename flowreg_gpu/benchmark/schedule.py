@@ -1,0 +1,140 @@
+"""What a batch costs a GPU, counted without one: launches, bytes and solver updates, from the code's own levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flowreg_gpu.cuda.launch import upload
+from flowreg_gpu.executors.base import Job
+from flowreg_gpu.executors.device_task import DeviceTask
+from flowreg_gpu.flow import plan_levels
+from flowreg_gpu.options import Options
+from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
+from flowreg_gpu.relaxation import choose_relaxation
+
+__all__ = ["Launch", "PaperDevice", "RecordingDevice", "Schedule", "computation", "count_schedule"]
+
+
+class Schedule(NamedTuple):
+    """Launches of a batch; per frame of it, bytes of the buffers of all launches, and pixels times sweeps solved."""
+
+    batch: int
+    launches: int
+    bytes_per_frame: float
+    updates_per_frame: int
+
+
+def count_schedule(height: int, width: int, channels: int, options: Options, batch: int) -> Schedule:
+    """Count what the registration of a batch of uint16 frames queues, but for what is done once, for the reference."""
+    shape = height, width, channels
+    recorder = RecordingDevice(PaperDevice())
+    reference = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
+    run_batch = computation(recorder, PaperDevice().empty((batch, *shape), np.uint16), reference, options, False)
+    recorder.launches.clear()  # those of the reference
+    run_batch()
+    nbytes = sum(launch.nbytes for launch in recorder.launches)
+    sizes = [(level.height, level.width) for level in plan_levels(height, width, options).levels]
+    updates = sum(rows * columns * choose_relaxation(options, rows, columns).sweeps for rows, columns in sizes)
+    return Schedule(batch, len(recorder.launches), nbytes / batch, updates)
+
+
+def computation(
+    device: Any, frames: NDArray[np.uint16], reference: NDArray[np.float32], options: Options, graphs: bool = True
+) -> Callable[[], Any]:
+    """A call that queues the registration of frames (T, H, W, C) that lie on the device already."""
+    task = DeviceTask(device, _job(reference, options), graphs)
+    start = upload(device, np.zeros((1, 2, *reference.shape[:2]), np.float32))
+    moving = upload(device, frames)
+    return lambda: task.run(moving, start)
+
+
+def _job(reference: NDArray[np.float32], options: Options) -> Job:
+    """What the recording loop hands to an executor."""
+    height, width, channels = reference.shape
+    extremes = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
+    preprocessing = Preprocessing.build(
+        *normalization(*extremes, options.channel_normalization), options.sigma_per_channel(channels), height, width
+    )
+    return Job(options, reference, None, preprocessing, *channel_weights(options, height, width, channels))
+
+
+class PaperDevice:
+    """As much of a `Device` as `DeviceTask` needs, without memory and without work: arrays have a shape only."""
+
+    name = "paper"
+    shared_memory = 227 * 1024  # as on an H100
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """An array of that shape, all elements of which lie in one place."""
+        return np.broadcast_to(np.empty((), dtype), tuple(shape))
+
+    def copy(self, destination: Any, source: Any, stream: Any = None) -> None:
+        """Do nothing."""
+
+    def kernel(self, file: str, expression: str) -> Callable[..., None]:
+        """A kernel that does nothing."""
+        return lambda *args, **keywords: None
+
+    def fft2(self, images: NDArray[Any], inverse: bool = False) -> NDArray[Any]:
+        """An array like the images."""
+        return self.empty(images.shape, images.dtype)
+
+
+class Launch(NamedTuple):
+    """One launch: name expression, bytes of the distinct buffers among its arguments, and events if it was timed.
+
+    Every buffer counts once, as if it were either read or written in full. A buffer that is read and written moves
+    twice that, and one whose lines still lie in the L2 cache moves nothing: the rate that follows is an estimate.
+    """
+
+    kernel: str
+    nbytes: int
+    events: Any
+
+
+class RecordingDevice:
+    """A device that notes every launch; everything else is the device's own.
+
+    Parameters
+    ----------
+    device : Device
+    timer : callable or None
+        Makes a launch and returns the events around it.
+    """
+
+    def __init__(self, device: Any, timer: Callable[[Callable[[], Any]], Any] | None = None) -> None:
+        self._device = device
+        self._timer = timer
+        self.launches: list[Launch] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._device, name)
+
+    def _note(self, kernel: str, nbytes: int, launch: Callable[[], Any]) -> None:
+        events = None
+        if self._timer is None:
+            launch()
+        else:
+            events = self._timer(launch)
+        self.launches.append(Launch(kernel, nbytes, events))
+
+    def kernel(self, file: str, expression: str) -> Callable[..., None]:
+        """The device's kernel, whose launches are noted."""
+        kernel = self._device.kernel(file, expression)
+
+        def launch(grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None) -> None:
+            buffers = {id(argument): argument.nbytes for argument in args if not isinstance(argument, np.generic)}
+            self._note(expression, sum(buffers.values()), lambda: kernel(grid, block, args, shared_mem, stream))
+
+        return launch
+
+    def fft2(self, images: Any, inverse: bool = False) -> Any:
+        """The device's transform, noted as a launch."""
+        transformed: list[Any] = []
+        self._note("cuFFT", 2 * images.nbytes, lambda: transformed.append(self._device.fft2(images, inverse)))
+        return transformed[0]

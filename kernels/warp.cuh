@@ -1,0 +1,67 @@
+#pragma once
+// Where a warped pixel comes from, and its interpolation: cubic (4 taps), linear (2) or nearest (1).
+//
+// A target outside the image (x < 0, x >= W, y < 0 or y >= H) is taken from the reference. Inside, coordinates are clamped
+// to [0, W - 1] x [0, H - 1] and the interpolation kernel sees replicated borders. Cubic convolution (Keys 1981) with
+// a = -0.75, at exact sub-pixel positions.
+//
+//        0         W-1   W
+//   ref  |  image   | clamped to W-1 |  ref
+#include "common.cuh"
+
+// Where a pixel is taken from: columns, rows and weights of the taps.
+template <int TAPS>
+struct Target {
+  int column[TAPS], row[TAPS];
+  float weight_x[TAPS], weight_y[TAPS];
+};
+
+template <int TAPS>
+__device__ __forceinline__ void place_taps(float position, int size, int* index, float* weight) {
+  if (TAPS == 1) {
+    index[0] = (int)rintf(position);
+    weight[0] = 1.0f;
+    return;
+  }
+  int first = (int)position;
+  float t = position - (float)first;
+  if (TAPS == 2) {
+    index[0] = first;
+    index[TAPS - 1] = min(first + 1, size - 1);
+    weight[0] = 1.0f - t;
+    weight[TAPS - 1] = t;
+    return;
+  }
+  const float a = -0.75f;
+  float s = 1.0f - t, far = t + 1.0f;
+  weight[0] = ((a * far - 5.0f * a) * far + 8.0f * a) * far - 4.0f * a;
+  weight[1 % TAPS] = ((a + 2.0f) * t - (a + 3.0f)) * t * t + 1.0f;
+  weight[2 % TAPS] = ((a + 2.0f) * s - (a + 3.0f)) * s * s + 1.0f;
+  weight[3 % TAPS] = 1.0f - weight[0] - weight[1 % TAPS] - weight[2 % TAPS];
+#pragma unroll
+  for (int k = 0; k < TAPS; ++k) index[k] = clamped(first - 1 + k, size);
+}
+
+// False where the target lies outside, or is NaN.
+template <int TAPS>
+__device__ __forceinline__ bool find_target(float x, float y, int height, int width, Target<TAPS>& target) {
+  if (!(x >= 0.0f && x < (float)width && y >= 0.0f && y < (float)height)) return false;
+  place_taps<TAPS>(fminf(x, (float)(width - 1)), width, target.column, target.weight_x);
+  place_taps<TAPS>(fminf(y, (float)(height - 1)), height, target.row, target.weight_y);
+  return true;
+}
+
+// Interpolated value of an image whose neighbouring pixels lie `step` elements apart.
+template <typename Real, int TAPS, typename T>
+__device__ __forceinline__ Real interpolate(const T* image, const Target<TAPS>& target, int width, int step) {
+  Real sum = 0;
+#pragma unroll
+  for (int k = 0; k < TAPS; ++k) {
+    const T* row = image + (long long)target.row[k] * width * step;
+    Real line = 0;
+#pragma unroll
+    for (int l = 0; l < TAPS; ++l) line += target.weight_x[l] * (Real)row[(long long)target.column[l] * step];
+    sum += target.weight_y[k] * line;
+  }
+  return sum;
+}
