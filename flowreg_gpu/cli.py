@@ -179,7 +179,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "a_smooth": (float, "exponent of the smoothness penalty (1)"),
     "a_data": (float, "exponent of the data penalty (0.45)"),
     "const_assumption": (str, "data term: gc (gradient), gray (brightness) or cs (census)"),
-    "solver": (str, "auto, block or sor (auto)"),
+    "solver": (str, "auto, block, multigrid or sor (auto)"),
     "weight": (_several, "weight of each channel, e.g. 0.7,0.3"),
     "gnc_schedule": (_several, "stages of graduated non-convexity, e.g. 0,0.5,1"),
     "warping_steps": (int, "warps per level and stage of gnc_schedule (10)"),

@@ -24,7 +24,7 @@ SMALLEST_SIDE = 16
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "quality": tuple(PRESETS),
     "const_assumption": ("gc", "gray", "cs"),
-    "solver": ("auto", "block", "sor"),
+    "solver": ("auto", "block", "multigrid", "sor"),
     "channel_normalization": ("joint", "separate"),
     "interpolation_method": ("cubic", "linear", "nearest"),
 }
@@ -59,9 +59,12 @@ class Options:
         Exponents of the smoothness and of the data penalty, in (0, 1]; 1 is quadratic.
     const_assumption : {'gc', 'gray', 'cs'}
         Data term: gradient, brightness or census constancy.
-    solver : {'auto', 'block', 'sor'}
+    solver : {'auto', 'block', 'multigrid', 'sor'}
         'sor' is pyflowreg's rule and order; 'block' solves u and v of a pixel together in red-black
-        order and converges much further in less time; 'auto' takes 'block', and 'sor' where `a_smooth` < 1.
+        order and converges much further in less time; 'multigrid' does so on coarser grids as well, and converges
+        where the data term is weak: large `alpha`, or frames that are masked, dark or saturated in large parts. It
+        needs `a_smooth` = 1. 'auto' takes 'sor' where `a_smooth` < 1, else 'block' or 'multigrid', by `alpha` and
+        the share of the reference without structure.
     weight : None, sequence (C,), array (H, W) or (H, W, C)
         Weight of each channel in the data term (a sequence is normalised to sum 1), or weight maps.
         None weighs all channels alike.
@@ -142,6 +145,8 @@ class Options:
         self._set("eta", _real("eta", self.eta, 0.0, 1.0, "strictly between 0 and 1", open_low=True, open_high=True))
         for name in ("a_smooth", "a_data"):
             self._set(name, _real(name, getattr(self, name), 0.0, 1.0, "above 0 and at most 1", open_low=True))
+        if self.solver == "multigrid" and self.a_smooth < 1:
+            raise ValueError(f"a_smooth={self.a_smooth} does not go with solver='multigrid', which needs 1")
         self._set("alpha", _alpha(self.alpha))
         self._set("cc_hw", _cc_hw(self.cc_hw))
         self._set("sigma", _sigma(self.sigma))

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from flowreg_gpu.options import Options
 
-__all__ = ["Relaxation", "choose_relaxation", "robust_weight"]
+__all__ = [
+    "COARSEST_SWEEPS",
+    "STIFFNESS",
+    "Grid",
+    "Relaxation",
+    "choose_relaxation",
+    "plan_grids",
+    "robust_weight",
+    "settle_solver",
+]
 
 
 class Relaxation(NamedTuple):
     """The rule, its over-relaxation, sweeps, and when psi is refreshed.
 
+    The rule is 'sor', 'block' or 'multigrid'; the sweeps of the last are V-cycles, and its smoothness is quadratic.
     psi is refreshed before sweep i (from 0) where (i + 1) % lag == 0. The robust weight is
     (1 - beta) + beta * a * (x + 1e-5)^(a - 1); `beta` is 1 but for graduated non-convexity.
     """
@@ -38,18 +50,43 @@ FINE = ((5.0, (1.7, 20, 2)), (40.0, (1.8, 30, 2)), (100.0, (1.9, 50, 2)), (float
 # 0-1 by far.
 STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}
 
+# The solver 'multigrid' above COARSE_SIDE; up to it, it is 'block': (omega, cycles, lag). A cycle is a sweep on every
+# grid on the way to the coarsest, whose longer side has at most COARSEST_SIDE pixels, COARSEST_SWEEPS there, and a
+# sweep on every grid on the way back.
+CYCLES = (1.2, 8, 1)
+COARSEST_SIDE, COARSEST_SWEEPS = 4, 8
+# 'auto' takes it where alpha over the share of pixels with structure is above this: there block misses more than 5 % of
+# the energy.
+MULTIGRID_ALPHA = {"gc": 200.0, "cs": 50.0, "gray": 1.0}
+
+
+def settle_solver(options: Options, flat: float = 0.0) -> Options:
+    """The options with 'auto' replaced by the solver for a reference of which the share `flat` has no structure.
+
+    That is 'sor' where the smoothness is robust: there the converged flow of noisy frames is further from the truth
+    than the early iterates of that rule (6 % of the end-point error, benchmarks/ATTEMPTS.md). It is 'multigrid' where
+    the data term is weak, and 'block' anywhere else. Neither frames nor batches have a say.
+    """
+    if options.solver != "auto":
+        return options
+    if options.a_smooth < 1:
+        return options.replace(solver="sor")
+    weak = max(options.alpha_xy) > MULTIGRID_ALPHA[options.const_assumption] * (1 - flat)
+    return options.replace(solver="multigrid" if weak else "block")
+
 
 def choose_relaxation(options: Options, height: int, width: int, beta: float = 1.0) -> Relaxation:
     """Relaxation of a level of (height, width) pixels; `beta` is the stage of the graduated non-convexity.
 
-    'auto' is 'block', but 'sor' where the smoothness is robust: there the converged flow of noisy frames is further
-    from the truth than the early iterates of that rule (6 % of the end-point error, benchmarks/ATTEMPTS.md).
+    Where the solver is still 'auto', the reference counts as structured throughout.
     """
-    robust = (options.a_data, options.a_smooth, beta)
-    if options.solver == "sor" or (options.solver == "auto" and options.a_smooth < 1):
+    solver, robust = settle_solver(options).solver, (options.a_data, options.a_smooth, beta)
+    if solver == "sor":
         return Relaxation("sor", SOR_OMEGA, options.iterations, options.update_lag, *robust)
     if max(height, width) <= COARSE_SIDE:
         return Relaxation("block", *COARSE, *robust)
+    if solver == "multigrid":
+        return Relaxation("multigrid", *CYCLES, *robust)
     stiffness = max(options.alpha_xy) * STIFFNESS[options.const_assumption]
     return Relaxation("block", *next(chosen for limit, chosen in FINE if stiffness <= limit), *robust)
 
@@ -59,3 +96,29 @@ def robust_weight(a: float, beta: float) -> tuple[float, float, float]:
     if a == 1:
         return 1.0, 0.0, 0.0
     return 1 - beta, beta * a, a - 1
+
+
+class Grid(NamedTuple):
+    """One grid of the rule multigrid: its size, and alpha / h^2 along x and y."""
+
+    height: int
+    width: int
+    edge: tuple[np.float32, np.float32]
+
+
+def plan_grids(height: int, width: int, edge: tuple[np.float32, np.float32]) -> list[Grid]:
+    """Grids of the rule multigrid, finest first: a side is halved, odd ones rounded up, until both are at most 4.
+
+    A side whose pixels are joined much less than those of the other waits until both are alike: along it the sweeps
+    hardly smooth, so that a coarser grid could not stand for the error. kernels/multigrid.cu does the same.
+    """
+    grids = [Grid(height, width, edge)]
+    while max(height, width) > COARSEST_SIDE:
+        along, across = (c if side > 1 else np.float32(0) for c, side in zip(edge, (width, height), strict=True))
+        coarse_width = (width + 1) // 2 if 2 * along >= across else width
+        coarse_height = (height + 1) // 2 if 2 * across >= along else height
+        ratios = np.float32(width) / np.float32(coarse_width), np.float32(height) / np.float32(coarse_height)
+        edge = (edge[0] / (ratios[0] * ratios[0]), edge[1] / (ratios[1] * ratios[1]))
+        height, width = coarse_height, coarse_width
+        grids.append(Grid(height, width, edge))
+    return grids

@@ -83,18 +83,15 @@ __device__ __forceinline__ float laplacian(const float* plane, const float* psi,
   return c.along * (plane[at.before] - 2.0f * here + plane[at.after]) + across;
 }
 
-// What the sweeps need of a pixel. block: the inverse of its 2x2 system times omega (11, 12, 22), right-hand sides of u and
-// v. sor: omega over the diagonal of u, the same of v, the coupling, right-hand sides of u and v.
-struct Coefficients {
-  float k0, k1, k2, bu, bv;
+// Data term of a pixel, summed over the channels, and right-hand sides of u and v.
+struct System {
+  float d11, d22, d12, bu, bv;
 };
 
-// The data term of one pixel, summed over the channels, whose planes lie `plane` apart; bu and bv hold the Laplacian of the flow
-// and `diagonal` the sum of the weights of the edges.
-template <int CHANNELS, bool ORDERED>
-__device__ __forceinline__ void fold_data(const float* tensor, const float* weight, long long plane, float du, float dv,
-                                          float diagonal, float omega, Psi psi, Coefficients& value) {
-  float d11 = 0.0f, d22 = 0.0f, d12 = 0.0f;
+// Adds the data term of one pixel, whose planes lie `plane` apart, with psi of its increment.
+template <int CHANNELS>
+__device__ __forceinline__ void add_data(const float* tensor, const float* weight, long long plane, float du, float dv,
+                                         Psi psi, System& sum) {
 #pragma unroll
   for (int channel = 0; channel < CHANNELS; ++channel) {
     const float* j = tensor + 6 * channel * plane;
@@ -102,24 +99,37 @@ __device__ __forceinline__ void fold_data(const float* tensor, const float* weig
     float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
     // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
     float share = robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight[channel * plane], 0.0f);
-    d11 += share * j11;
-    d22 += share * j22;
-    d12 += share * j12;
-    value.bu -= share * j13;
-    value.bv -= share * j23;
+    sum.d11 += share * j11;
+    sum.d22 += share * j22;
+    sum.d12 += share * j12;
+    sum.bu -= share * j13;
+    sum.bv -= share * j23;
   }
-  if (ORDERED) {
-    value.k0 = omega / (diagonal + d11);
-    value.k1 = omega / (diagonal + d22);
-    value.k2 = d12;
-    return;
-  }
+}
+
+// What the sweeps need of a pixel. block: the inverse of its 2x2 system times omega (11, 12, 22), right-hand sides of u and
+// v. sor: omega over the diagonal of u, the same of v, the coupling, right-hand sides of u and v.
+struct Coefficients {
+  float k0, k1, k2, bu, bv;
+};
+
+// Coefficients of the rule block; `diagonal` is the sum of the weights of the pixel's edges.
+__device__ __forceinline__ Coefficients invert(const System& sum, float diagonal, float omega) {
   // the data part alone may have rank 1: its determinant is kept apart and from going below 0
-  float determinant = diagonal * (diagonal + d11 + d22) + fmaxf(d11 * d22 - d12 * d12, 0.0f);
+  float determinant =
+      diagonal * (diagonal + sum.d11 + sum.d22) + fmaxf(sum.d11 * sum.d22 - sum.d12 * sum.d12, 0.0f);
   float scale = omega / determinant;
-  value.k0 = scale * (diagonal + d22);
-  value.k1 = -scale * d12;
-  value.k2 = scale * (diagonal + d11);
+  return {scale * (diagonal + sum.d22), -scale * sum.d12, scale * (diagonal + sum.d11), sum.bu, sum.bv};
+}
+
+// Folds the data term of one pixel in; bu and bv hold the Laplacian of the flow.
+template <int CHANNELS, bool ORDERED>
+__device__ __forceinline__ void fold_data(const float* tensor, const float* weight, long long plane, float du, float dv,
+                                          float diagonal, float omega, Psi psi, Coefficients& value) {
+  System sum = {0.0f, 0.0f, 0.0f, value.bu, value.bv};
+  add_data<CHANNELS>(tensor, weight, plane, du, dv, psi, sum);
+  value = ORDERED ? Coefficients{omega / (diagonal + sum.d11), omega / (diagonal + sum.d22), sum.d12, sum.bu, sum.bv}
+                  : invert(sum, diagonal, omega);
 }
 
 template <int CHANNELS, bool ORDERED, bool ROBUST>

@@ -13,7 +13,7 @@ from synthetic import smooth_flow, to_planes
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
 from flowreg_gpu.cuda import flow as flow_planes
-from flowreg_gpu.cuda import motion_tensor, pyramid, solver
+from flowreg_gpu.cuda import motion_tensor, multigrid, pyramid, solver
 from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
@@ -236,10 +236,10 @@ def block_kernels(request, monkeypatch, device):
         monkeypatch.setattr(solver, "BLOCKS", 1)
 
 
-def solve_both(device, operations, tensor, weight, flow, relaxation):
-    expected = each(lambda j, w, f: cpu.solve(j, w, f, ALPHA, SPACING, relaxation), tensor, weight, flow)
+def solve_both(device, operations, tensor, weight, flow, relaxation, alpha=ALPHA):
+    expected = each(lambda j, w, f: cpu.solve(j, w, f, alpha, SPACING, relaxation), tensor, weight, flow)
     given = [device.to_device(item) for item in (tensor, weight, flow)]
-    return operations.solve(*given, ALPHA, SPACING, relaxation), expected
+    return operations.solve(*given, alpha, SPACING, relaxation), expected
 
 
 @pytest.mark.usefixtures("block_kernels")
@@ -304,6 +304,38 @@ def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
         assert run.unweighted == (done == 0 and lag > 1)
         assert 4 * run.floats(channels, lag) * (strip + 4 * (run.first + run.more)) <= solver.SHARED_MEMORY
         done += run.first + run.more
+
+
+CYCLES = {
+    "V-cycles": (ALPHA, Relaxation("multigrid", 1.0, 2, 1, 0.45, 1.0)),
+    "psi every other cycle, over-relaxed": (ALPHA, Relaxation("multigrid", 1.1, 3, 2, 0.8, 1.0, 0.5)),
+    "joined along columns": ((0.1, 9.0), Relaxation("multigrid", 1.0, 2, 1, 0.45, 1.0)),
+    "joined along rows": ((9.0, 0.1), Relaxation("multigrid", 1.0, 2, 2, 1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("small", [8192, 100], ids=["one launch a cycle", "launches by the step"])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (23, 37), (40, 12)])
+@pytest.mark.parametrize("case", CYCLES)
+def test_multigrid(device, operations, monkeypatch, case, height, width, small):
+    monkeypatch.setattr(multigrid, "SMALL_PIXELS", small)
+    alpha, relaxation = CYCLES[case]
+    tensor, weight, flow = solver_case(height, width, 2)
+    assert_same(device, *solve_both(device, operations, tensor, weight, flow, relaxation, alpha))
+    assert_same(device, *solve_both(device, operations, tensor, weight, flow[:1], relaxation, alpha))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+def test_multigrid_channels(device, operations, channels):
+    assert_same(device, *solve_both(device, operations, *solver_case(23, 37, channels), CYCLES["V-cycles"][1]))
+
+
+def test_launches_of_multigrid():
+    """A cycle of a level of 97 x 128: psi, six launches on its finest grid, one for all others."""
+    device = EmulatedDevice()
+    relaxation = Relaxation("multigrid", 1.0, 3, 1, 0.45, 1.0)
+    solve_both(device, CudaOperations(device), *solver_case(97, 128, 1), relaxation)
+    assert sum(count for (file, _), count in device.launches.items() if file == "multigrid.cu") == 1 + 3 * 8
 
 
 def test_solver_at_extreme_stiffness(device, operations):

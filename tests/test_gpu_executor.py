@@ -71,6 +71,8 @@ PARITY = {
     "balanced": {"quality": "balanced"},
     "fast": {"quality": "fast"},
     "stiff, anisotropic": {"alpha": (4, 40)},
+    "multigrid, 2 channels": {"solver": "multigrid", "channels": 2, "height": 97, "width": 96, "alpha": (40, 4)},
+    "auto, masked": {"alpha": 100, "height": 40, "width": 96, "weight": np.arange(96) > np.full((40, 1), 64)},
     "robust smoothness": {"a_smooth": 0.5},
     "robust smoothness, block": {"a_smooth": 0.5, "solver": "block"},
     "quadratic data": {"a_data": 1.0},
@@ -228,6 +230,8 @@ def recording_job(height, width, channels, options):
         (1, "uint8", {"a_smooth": 0.5, "iterations": 1}),
         (2, "uint8", {"cc_initialization": True, "cc_hw": 32}),
         (1, "uint16", {"gnc_schedule": (0, 1), "warping_steps": 1, "min_level": 1}),
+        (1, "uint16", {"solver": "multigrid", "levels": 1}),
+        (2, "uint8", {"solver": "multigrid", "levels": 1, "alpha": (100, 1)}),
     ],
     ids=str,
 )

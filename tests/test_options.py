@@ -102,6 +102,13 @@ def test_wrong_type(name, value):
         Options(**{name: value})
 
 
+def test_multigrid_needs_quadratic_smoothness():
+    message = "a_smooth=0.5 does not go with solver='multigrid', which needs 1"
+    with pytest.raises(ValueError, match=message):
+        Options(solver="multigrid", a_smooth=0.5)
+    assert Options(solver="multigrid", gnc_schedule=(0, 1)).solver == "multigrid"
+
+
 def test_unknown_names():
     for attempt in (Options().replace, lambda **values: Options.from_dict(values)):
         with pytest.raises(

@@ -12,11 +12,9 @@ c = alpha / h^2 (times psi_smooth where a_smooth < 1). Two rules, one set of coe
 A missing neighbour at the edge is the pixel's own value before its update. The increments carry one ghost
 column on either side for it; ghost rows are not needed, the row index is clamped instead.
 
-Where the smoothness is quadratic, `block` works on rows that are sorted by colour, so that it touches nothing but
-what it needs: first the red pixels ((x + y) even) of a row, then the black ones, each with a ghost on either side.
-Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its neighbours above and below are pixel i of the
-other colour, those left and right pixels i - 1 + parity and i + parity. All sweeps up to the next refresh of psi go
-over the level together, each half-sweep one row behind the one before, while the rows are in the cache.
+Where the smoothness is quadratic, `block` works on rows that are sorted by colour (relaxation.py). All sweeps up to
+the next refresh of psi go over the level together, each half-sweep one row behind the one before, while the rows are
+in the cache.
 """
 
 from __future__ import annotations
@@ -24,28 +22,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cpu.jit import compiled, inlined
+from flowreg_gpu.cpu.jit import compiled
+from flowreg_gpu.cpu.multigrid import relax_in_cycles
+from flowreg_gpu.cpu.relaxation import (
+    HALF,
+    ONE,
+    PSI_EPS,
+    TWO,
+    ZERO,
+    accumulate_row,
+    constant_laplacian,
+    invert_row,
+    power,
+    relax_row,
+    set_ghosts,
+    sort_level,
+    unsort,
+)
 from flowreg_gpu.relaxation import Relaxation, robust_weight
 
 __all__ = ["solve"]
-
-_ZERO = np.float32(0)
-_ONE = np.float32(1)
-_TWO = np.float32(2)
-_HALF = np.float32(0.5)
-_PSI_EPS = np.float32(1e-5)
-
-# log2(m) = 2/ln 2 * (s + s^3/3 + ...), s = (m - 1)/(m + 1), m in [sqrt(1/2), sqrt(2)); 2^f: Taylor about 0, |f| <= 1/2
-_LOG2_SERIES = tuple(np.float32(2 / np.log(2) / k) for k in (1, 3, 5, 7, 9))
-_L1, _L3, _L5, _L7, _L9 = _LOG2_SERIES
-_LN2 = np.log(2)
-_E1, _E2, _E3 = np.float32(_LN2), np.float32(_LN2**2 / 2), np.float32(_LN2**3 / 6)
-_E4, _E5, _E6 = np.float32(_LN2**4 / 24), np.float32(_LN2**5 / 120), np.float32(_LN2**6 / 720)
-_E7 = np.float32(_LN2**7 / 5040)
-_SQRT_HALF_BITS = np.int32(0x3F3504F3)
-_MANTISSA = np.int32(0x007FFFFF)
-_SHIFT = np.int32(23)
-_EXPONENT_BIAS = np.int32(127)
 
 
 def solve(
@@ -73,9 +69,10 @@ def solve(
     )
     omega, ordered = np.float32(relaxation.omega), relaxation.rule == "sor"
     if not ordered and psi_smooth[1] == 0:
-        edges = (
-            np.float32(weight) / np.float32(h * h) for weight, h in zip(alpha, map(np.float32, spacing), strict=True)
-        )
+        hx, hy = map(np.float32, spacing)
+        edges = np.float32(alpha[0]) / (hx * hx), np.float32(alpha[1]) / (hy * hy)
+        if relaxation.rule == "multigrid":
+            return relax_in_cycles(tensor, weight, flow, edges, omega, relaxation.sweeps, relaxation.lag, psi_data)
         out = np.empty(flow.shape, np.float32)
         _relax_sorted(tensor, weight, flow, *edges, omega, relaxation.sweeps, relaxation.lag, psi_data, out)
         return out
@@ -120,7 +117,7 @@ def _relax(
     # edge_x[y, x] joins x - 1 and x, edge_y[y, x] joins y - 1 and y; used where the smoothness is robust
     edge_x = np.full((height, width + 1), cx) if variable else np.empty((0, 0), np.float32)
     edge_y = np.full((height + 1, width), cy) if variable else np.empty((0, 0), np.float32)
-    before_first_refresh = (_ONE, _ZERO, _ZERO)
+    before_first_refresh = (ONE, ZERO, ZERO)
     _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, before_first_refresh, ordered, coefficients)
     for sweep in range(sweeps):
         if (sweep + 1) % lag == 0:
@@ -134,23 +131,6 @@ def _relax(
             _sweep_colour(coefficients, edge_x, edge_y, omega, 1, du, dv)
 
 
-@inlined
-def _power(x, exponent):
-    """x^exponent for normal x > 0, relative error about 1e-6: arithmetic only, so that loops vectorise."""
-    # numba widens every integer operation to 64 bits, hence the casts
-    bits = np.int32(np.float32(x).view(np.int32) - _SQRT_HALF_BITS)
-    whole = np.int32(bits >> _SHIFT)
-    mantissa = np.int32(np.int32(bits & _MANTISSA) + _SQRT_HALF_BITS).view(np.float32)
-    s = (mantissa - _ONE) / (mantissa + _ONE)
-    s2 = s * s
-    log2 = np.float32(whole) + s * (_L1 + s2 * (_L3 + s2 * (_L5 + s2 * (_L7 + s2 * _L9))))
-    y = exponent * log2
-    nearest = np.floor(y + _HALF)
-    f = y - nearest
-    fraction = _ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * (_E6 + f * _E7))))))
-    return fraction * np.int32(np.int32(np.int32(nearest) + _EXPONENT_BIAS) << _SHIFT).view(np.float32)
-
-
 @compiled
 def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, ordered, coefficients):
     """Fold psi, tensor, Laplacian of the flow and omega into five coefficients per pixel.
@@ -159,7 +139,7 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
     `sor`: omega over the diagonal of u, right-hand side of u, the coupling, the same two of v.
     """
     channels, _, height, width = tensor.shape
-    constant, factor, power = psi
+    constant, factor, exponent = psi
     total = np.empty((5, width), np.float32)
     d11, d22, d12, bu, bv = total[0], total[1], total[2], total[3], total[4]
     psi_row, smooth = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -169,11 +149,11 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
         if variable:
             _variable_laplacian(flow, edge_x, edge_y, y, smooth, bu, bv)
         else:
-            _constant_laplacian(flow, cx, cy, y, bu, bv)
-            smooth[:] = _TWO * (cx + cy)
-        d11[:] = _ZERO
-        d22[:] = _ZERO
-        d12[:] = _ZERO
+            constant_laplacian(flow, cx, cy, y, bu, bv)
+            smooth[:] = TWO * (cx + cy)
+        d11[:] = ZERO
+        d22[:] = ZERO
+        d12[:] = ZERO
         # 2. data term, summed over the channels
         du_row, dv_row = du[y, 1 : width + 1], dv[y, 1 : width + 1]
         for channel in range(channels):
@@ -182,13 +162,13 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
             share = weight[channel, y]
             for x in range(width):
                 a, b = du_row[x], dv_row[x]
-                energy = j11[x] * a * a + j22[x] * b * b + _TWO * (j12[x] * a * b + j13[x] * a + j23[x] * b) + j33[x]
-                positive = energy if energy > _ZERO else _ZERO
-                psi_row[x] = constant + factor * _power(positive + _PSI_EPS, power)
+                energy = j11[x] * a * a + j22[x] * b * b + TWO * (j12[x] * a * b + j13[x] * a + j23[x] * b) + j33[x]
+                positive = energy if energy > ZERO else ZERO
+                psi_row[x] = constant + factor * power(positive + PSI_EPS, exponent)
             # one array written per loop: LLVM gives up vectorising where more than eight pairs might overlap;
             # at the edge of a mask the cubic resampling overshoots below zero, which would make the system indefinite
             for x in range(width):
-                psi_row[x] *= share[x] if share[x] > _ZERO else _ZERO
+                psi_row[x] *= share[x] if share[x] > ZERO else ZERO
             for x in range(width):
                 d11[x] += psi_row[x] * j11[x]
             for x in range(width):
@@ -213,26 +193,11 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
             for x in range(width):
                 # the data part alone may have rank 1: its determinant is kept apart and from going below zero
                 data = d11[x] * d22[x] - d12[x] * d12[x]
-                determinant = smooth[x] * (smooth[x] + d11[x] + d22[x]) + (data if data > _ZERO else _ZERO)
+                determinant = smooth[x] * (smooth[x] + d11[x] + d22[x]) + (data if data > ZERO else ZERO)
                 scale = omega / determinant
                 k0[x] = scale * (smooth[x] + d22[x])
                 k1[x] = -scale * d12[x]
                 k2[x] = scale * (smooth[x] + d11[x])
-
-
-@compiled
-def _constant_laplacian(flow, cx, cy, y, bu, bv):
-    _, height, width = flow.shape
-    above, below = max(y - 1, 0), min(y + 1, height - 1)
-    for k in range(2):
-        up, here, down = flow[k, above], flow[k, y], flow[k, below]
-        out = bu if k == 0 else bv
-        out[0] = cx * (here[min(1, width - 1)] - here[0]) + cy * (up[0] - _TWO * here[0] + down[0])
-        for x in range(1, width - 1):
-            out[x] = cx * (here[x - 1] - _TWO * here[x] + here[x + 1]) + cy * (up[x] - _TWO * here[x] + down[x])
-        x = width - 1
-        if x > 0:
-            out[x] = cx * (here[x - 1] - here[x]) + cy * (up[x] - _TWO * here[x] + down[x])
 
 
 @compiled
@@ -261,8 +226,8 @@ def _variable_laplacian(flow, edge_x, edge_y, y, diagonal, bu, bv):
 def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
     """psi_smooth of the gradient of u + du, v + dv, averaged onto the edges; outside an edge: the pixel's own."""
     _, height, width = flow.shape
-    constant, factor, power = psi
-    rx, ry = _HALF / hx, _HALF / hy
+    constant, factor, exponent = psi
+    rx, ry = HALF / hx, HALF / hy
     weight = np.empty((height, width), np.float32)
     for y in range(height):
         above, below = max(y - 1, 0), min(y + 1, height - 1)
@@ -272,25 +237,25 @@ def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
             uy = ry * (flow[0, below, x] + du[below, x + 1] - flow[0, above, x] - du[above, x + 1])
             vx = rx * (flow[1, y, right] + dv[y, right + 1] - flow[1, y, left] - dv[y, left + 1])
             vy = ry * (flow[1, below, x] + dv[below, x + 1] - flow[1, above, x] - dv[above, x + 1])
-            weight[y, x] = constant + factor * _power(ux * ux + uy * uy + vx * vx + vy * vy + _PSI_EPS, power)
+            weight[y, x] = constant + factor * power(ux * ux + uy * uy + vx * vx + vy * vy + PSI_EPS, exponent)
     for y in range(height):
         edge_x[y, 0] = cx * weight[y, 0]
         for x in range(1, width):
-            edge_x[y, x] = cx * _HALF * (weight[y, x - 1] + weight[y, x])
+            edge_x[y, x] = cx * HALF * (weight[y, x - 1] + weight[y, x])
         edge_x[y, width] = cx * weight[y, width - 1]
     for x in range(width):
         edge_y[0, x] = cy * weight[0, x]
         edge_y[height, x] = cy * weight[height - 1, x]
     for y in range(1, height):
         for x in range(width):
-            edge_y[y, x] = cy * _HALF * (weight[y - 1, x] + weight[y, x])
+            edge_y[y, x] = cy * HALF * (weight[y - 1, x] + weight[y, x])
 
 
 @compiled
 def _sweep_colour(coefficients, edge_x, edge_y, omega, colour, du, dv):
     """Update the pixels with (x + y) % 2 == colour; whole rows are computed, as that vectorises, half is kept."""
     _, height, width = coefficients.shape
-    keep = _ONE - omega
+    keep = ONE - omega
     new_u, new_v = np.empty(width, np.float32), np.empty(width, np.float32)
     for y in range(height):
         u, v = du[y], dv[y]
@@ -316,7 +281,7 @@ def _sweep_colour(coefficients, edge_x, edge_y, omega, colour, du, dv):
 def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
     """Gauss-Seidel line after line: all of u's line but its recurrence vectorises, then v's, which sees the new u."""
     _, height, width = coefficients.shape
-    keep = _ONE - omega
+    keep = ONE - omega
     variable = edge_x.size > 0
     known, ahead = np.empty(width, np.float32), np.empty(width, np.float32)
     for y in range(height):
@@ -344,58 +309,23 @@ def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
                 line[x + 1] = value
 
 
-# The rule block with quadratic smoothness, on rows sorted by colour.
-#
-# numba tests every index for being negative and every slice for its bounds, unless an index is unsigned; with flat
-# arrays and unsigned offsets the sweeps of a 64 x 64 level take 0.4 of the time.
-_U = np.uint64
-
-
 @compiled
 def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, out):
     channels, _, height, width = tensor.shape
-    half = (width + 1) // 2
-    pitch = 2 * (half + 2)
-    # 1. sort what the refreshes read; unused pixels at the end of a colour stay 0
-    tensors = np.zeros((channels * 6, height, pitch), np.float32)
-    weights = np.zeros((channels, height, pitch), np.float32)
-    laplacian = np.zeros((2, height, pitch), np.float32)
-    lines = np.empty((2, width), np.float32)
-    for y in range(height):
-        for channel in range(channels):
-            for k in range(6):
-                _sort_row(tensor[channel, k, y], y, half, tensors[6 * channel + k, y])
-            _sort_row(weight[channel, y], y, half, weights[channel, y])
-        _constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
-        for k in range(2):
-            _sort_row(lines[k], y, half, laplacian[k, y])
-    # 2. the sweeps before the first refresh of psi, from it to the second, ...; increments have ghost rows, too
+    pitch = 2 * ((width + 1) // 2 + 2)
+    fixed = sort_level(tensor, weight, flow, cx, cy)
+    # the sweeps before the first refresh of psi, from it to the second, ...
     increment = np.zeros((2, height + 2, pitch), np.float32)
-    fixed = (tensors.reshape(tensors.size), weights.reshape(weights.size), laplacian.reshape(laplacian.size))
     total = np.empty(4 * pitch, np.float32)
     ring = np.empty((2 * lag + 1, 5 * pitch), np.float32)
-    done, psi = 0, (_ONE, _ZERO, _ZERO)
+    done, psi = 0, (ONE, ZERO, ZERO)
     count = min(lag - 1, sweeps)
     while done < sweeps:
         _sweep_sorted(fixed, channels, increment, width, cx, cy, omega, psi, 2 * count, total, ring)
         done += count
         psi = psi_data
         count = min(lag, sweeps - done)
-    # 3. the increment, pixel by pixel
-    for k in range(2):
-        for y in range(height):
-            for colour in range(2):
-                parity, begin = (y + colour) % 2, colour * (half + 2) + 1
-                for i in range((width - parity + 1) // 2):
-                    out[k, y, 2 * i + parity] = increment[k, y + 1, begin + i]
-
-
-@compiled
-def _sort_row(row, y, half, out):
-    for colour in range(2):
-        parity, begin = (y + colour) % 2, colour * (half + 2) + 1
-        for i in range((row.shape[0] - parity + 1) // 2):
-            out[begin + i] = row[2 * i + parity]
+    unsort(increment, out)
 
 
 @compiled
@@ -403,120 +333,23 @@ def _sweep_sorted(fixed, channels, increment, width, cx, cy, omega, psi, half_sw
     """Refresh psi and do some half-sweeps: at every step, row y is refreshed and half-sweep k follows at row y - k."""
     tensor, weight, laplacian = fixed
     height, pitch = increment.shape[1] - 2, increment.shape[2]
-    half, smooth, keep = pitch // 2 - 2, _TWO * (cx + cy), _ONE - omega
+    half, smooth, keep = pitch // 2 - 2, TWO * (cx + cy), ONE - omega
     flat = increment.reshape(increment.size)
     plane = (height + 2) * pitch
     for step in range(height + max(half_sweeps - 1, 0)):
         if step < height:
             coefficients = ring[step % ring.shape[0]]
             here = step * pitch
-            _fold_row(
-                tensor, weight, laplacian, flat, here, height * pitch, here + pitch, plane, pitch, channels, smooth,
-                omega, psi, total, coefficients,
+            accumulate_row(
+                tensor, weight, laplacian, flat, here, height * pitch, here + pitch, plane, pitch, channels, psi, total,
+                coefficients[3 * pitch :],
             )  # fmt: skip
+            invert_row(total, pitch, smooth, omega, coefficients)
         for k in range(max(0, step - height + 1), min(half_sweeps, step + 1)):
             y, colour = step - k, k % 2
             parity = (y + colour) % 2
             begin, other = colour * (half + 2) + 1, (1 - colour) * (half + 2) + 1
-            _set_ghosts(increment, y + 1, width, half, parity, begin, other)
+            set_ghosts(increment, y + 1, width, half, parity, begin, other)
             coefficients = ring[y % ring.shape[0]]
             row = (y + 1) * pitch
-            _relax_row(flat, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep)
-
-
-@compiled
-def _set_ghosts(increment, row, width, half, parity, begin, other):
-    """Write the pixels of one colour at the edges where the neighbours of the other colour are looked for."""
-    last = (width - 1 - parity) // 2
-    for k in range(2):
-        line = increment[k, row]
-        if parity == 0:
-            line[other - 1] = line[begin]
-        if 2 * last + parity == width - 1:
-            line[other + last + parity] = line[begin + last]
-        if row == 1:
-            for i in range(half):
-                increment[k, 0, other + i] = line[begin + i]
-        if row == increment.shape[1] - 2:
-            for i in range(half):
-                increment[k, row + 1, other + i] = line[begin + i]
-
-
-@compiled
-def _relax_row(increment, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep):
-    """Update the pixels of one colour in one row, in place."""
-    u, v = _U(row + begin), _U(plane + row + begin)
-    left, right = _U(row + other + parity - 1), _U(row + other + parity)
-    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
-    i11, i12, i22, bu, bv = (
-        _U(begin), _U(begin + pitch), _U(begin + 2 * pitch), _U(begin + 3 * pitch), _U(begin + 4 * pitch),
-    )  # fmt: skip
-    for i in range(half):
-        x = _U(i)
-        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
-        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
-            increment[v_plane + above + x] + increment[v_plane + below + x]
-        )
-        su += coefficients[bu + x]
-        sv += coefficients[bv + x]
-        coupling = coefficients[i12 + x]
-        increment[u + x] = keep * increment[u + x] + coefficients[i11 + x] * su + coupling * sv
-        increment[v + x] = keep * increment[v + x] + coupling * su + coefficients[i22 + x] * sv
-
-
-@compiled
-def _fold_row(
-    tensor, weight, laplacian, increment, here, plane, increment_here, increment_plane, pitch, channels, smooth, omega,
-    psi, total, coefficients,
-):  # fmt: skip
-    """`_refresh` for one sorted row; `here` and `increment_here` are where it begins in the planes."""
-    constant, factor, power = psi
-    u, v = _U(increment_here), _U(increment_here + increment_plane)
-    d11, d22, d12, share = _U(0), _U(pitch), _U(2 * pitch), _U(3 * pitch)
-    bu, bv = _U(3 * pitch), _U(4 * pitch)
-    lap_u, lap_v = _U(here), _U(here + plane)
-    # 1. smoothness: right-hand sides
-    for i in range(3 * pitch):
-        total[_U(i)] = _ZERO
-    for i in range(pitch):
-        coefficients[bu + _U(i)] = laplacian[lap_u + _U(i)]
-    for i in range(pitch):
-        coefficients[bv + _U(i)] = laplacian[lap_v + _U(i)]
-    # 2. data term, summed over the channels; one array written per loop, as in `_refresh`
-    for channel in range(channels):
-        j11 = _U(here + 6 * channel * plane)
-        j22, j33 = j11 + _U(plane), j11 + _U(2 * plane)
-        j12, j13, j23 = j11 + _U(3 * plane), j11 + _U(4 * plane), j11 + _U(5 * plane)
-        own_weight = _U(here + channel * plane)
-        for i in range(pitch):
-            x = _U(i)
-            a, b = increment[u + x], increment[v + x]
-            energy = (
-                tensor[j11 + x] * a * a
-                + tensor[j22 + x] * b * b
-                + _TWO * (tensor[j12 + x] * a * b + tensor[j13 + x] * a + tensor[j23 + x] * b)
-                + tensor[j33 + x]
-            )
-            positive = energy if energy > _ZERO else _ZERO
-            psi_here = constant + factor * _power(positive + _PSI_EPS, power)
-            total[share + x] = psi_here * (weight[own_weight + x] if weight[own_weight + x] > _ZERO else _ZERO)
-        for i in range(pitch):
-            total[d11 + _U(i)] += total[share + _U(i)] * tensor[j11 + _U(i)]
-        for i in range(pitch):
-            total[d22 + _U(i)] += total[share + _U(i)] * tensor[j22 + _U(i)]
-        for i in range(pitch):
-            total[d12 + _U(i)] += total[share + _U(i)] * tensor[j12 + _U(i)]
-        for i in range(pitch):
-            coefficients[bu + _U(i)] -= total[share + _U(i)] * tensor[j13 + _U(i)]
-        for i in range(pitch):
-            coefficients[bv + _U(i)] -= total[share + _U(i)] * tensor[j23 + _U(i)]
-    # 3. what the sweeps need
-    for i in range(pitch):
-        x = _U(i)
-        k11, k22, k12 = total[d11 + x], total[d22 + x], total[d12 + x]
-        data = k11 * k22 - k12 * k12
-        determinant = smooth * (smooth + k11 + k22) + (data if data > _ZERO else _ZERO)
-        scale = omega / determinant
-        coefficients[x] = scale * (smooth + k22)
-        coefficients[_U(pitch) + x] = -scale * k12
-        coefficients[_U(2 * pitch) + x] = scale * (smooth + k11)
+            relax_row(flat, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep)

@@ -11,11 +11,13 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from flowreg_gpu.cpu.flatness import flat_share
 from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.executors.frame_pool import default_workers
 from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
 from flowreg_gpu.options import Options, check_size, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights
+from flowreg_gpu.relaxation import settle_solver
 
 __all__ = [
     "EXECUTORS",
@@ -45,6 +47,7 @@ class Job:
     Parameters
     ----------
     options : Options
+        The solver 'auto' gives way to the one that the reference asks for.
     reference : (H, W, C) float32
         Raw reference.
     reference_planes : (C, H, W) float32 or None
@@ -65,6 +68,17 @@ class Job:
     def __post_init__(self) -> None:
         if self.reference_planes is None and self.preprocessing is None:
             raise ValueError("the job has neither reference_planes nor preprocessing")
+        if self.options.solver == "auto":
+            flat = flat_share(self.planes_on_host(), self.weight, self.options.const_assumption)
+            object.__setattr__(self, "options", settle_solver(self.options, flat))
+
+    def planes_on_host(self) -> NDArray[np.float32]:
+        """The reference (C, H, W), normalised and filtered, made here where the job comes without."""
+        if self.reference_planes is not None:
+            return self.reference_planes
+        assert self.preprocessing is not None
+        planes: NDArray[np.float32] = preprocess(self.reference[None], self.preprocessing.without_time())
+        return planes
 
     @property
     def halo(self) -> int:
@@ -290,13 +304,9 @@ class CPUExecutor(BaseExecutor):
 
     def start_recording(self, job: Job) -> None:
         """Take what all following batches share."""
-        planes = job.reference_planes
-        if planes is None:
-            assert job.preprocessing is not None
-            planes = preprocess(job.reference[None], job.preprocessing.without_time())
         shared = {
             "reference": job.reference,
-            "reference_planes": planes,
+            "reference_planes": job.planes_on_host(),
             "weight": job.weight,
             "mean_weight": job.mean_weight,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -172,9 +173,10 @@ def frame_bytes(
     if options.gnc_schedule is not None:
         held += flow  # of the stage before
     pyramid = planes * sum(area for area in areas if area != pixels)
-    size = levels[-1].height, levels[-1].width
-    scratch = float32 * scratch_planes(*size, channels, choose_relaxation(options, *size))
-    solver = (flow + 6 * planes + flow + scratch) * areas[-1]
+    finest = levels[-1]
+    relaxation = choose_relaxation(options, finest.height, finest.width)
+    scratch = scratch_planes(finest.height, finest.width, channels, finest.alpha, finest.spacing, relaxation)
+    solver = math.ceil((flow + 6 * planes + flow + float32 * scratch) * areas[-1])
     solving = held * pixels + pyramid + max(solver, flow * (areas[-1] + pixels))  # or the flow is brought to full size
     filtering = 0 if own_planes else 2 * planes * pixels
     finishing = (raw + max(flow, planes)) * pixels

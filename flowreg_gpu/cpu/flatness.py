@@ -1,0 +1,25 @@
+"""How much of the reference has no structure that a flow could hold on to."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cpu.motion_tensor import motion_tensor
+from flowreg_gpu.relaxation import STIFFNESS
+
+__all__ = ["flat_share"]
+
+# 1 % of what gradient constancy gives at structure, where J11 + J22 = 2
+FLAT = 0.02
+
+
+def flat_share(reference: NDArray[np.float32], weight: NDArray[np.float32], const_assumption: str) -> float:
+    """Share of the pixels without data term: masked, or dark, saturated or otherwise constant around them.
+
+    A pixel is one of them where J11 + J22 of the reference alone, weighted and summed over the channels, is below 1 %
+    of what structure gives. The reference (C, H, W) is preprocessed, the weight (C, H, W) at full resolution.
+    """
+    tensor = motion_tensor(reference, reference, 1.0, 1.0, const_assumption)
+    trace = (weight * (tensor[:, 0] + tensor[:, 1])).sum(axis=0)
+    return float(np.mean(trace * STIFFNESS[const_assumption] < FLAT))

@@ -1,0 +1,305 @@
+"""The rule multigrid: V-cycles on cell-centred grids, for quadratic smoothness.
+
+A cycle refreshes psi and solves the linear system that this gives a little further: a sweep of the rule block, the
+same for what is left on a grid of half the size, and another sweep. The system is discretised anew on the coarser
+grid: its data term is the mean over the pixels' area, its alpha / h^2 follows from the true ratio of the sizes. What is
+left of the right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side
+covers the pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
+
+All planes lie in rows sorted by colour (relaxation.py). In a row, the pixels with even x are one colour and those with
+odd x the other, so that neighbours 2 I - 1, 2 I and 2 I + 1 are contiguous lines, too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cpu.jit import compiled, inlined
+from flowreg_gpu.cpu.relaxation import (
+    ONE,
+    TWO,
+    ZERO,
+    accumulate_row,
+    invert_row,
+    relax_row,
+    set_ghosts,
+    sort_level,
+    unsort,
+)
+from flowreg_gpu.relaxation import COARSEST_SWEEPS, plan_grids
+
+__all__ = ["relax_in_cycles"]
+
+_COARSEST_SWEEPS = COARSEST_SWEEPS
+_U = np.uint64
+
+
+def relax_in_cycles(
+    tensor: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    flow: NDArray[np.float32],
+    edge: tuple[np.float32, np.float32],
+    omega: np.float32,
+    cycles: int,
+    lag: int,
+    psi_data: tuple[np.float32, ...],
+) -> NDArray[np.float32]:
+    """Return the increment (2, h, w) float32; arguments as in `solver.solve`, `edge` is alpha / h^2 along x and y."""
+    height, width = flow.shape[1:]
+    grids = plan_grids(height, width, edge)
+    sizes = np.array([(grid.height, grid.width) for grid in grids])
+    edges = np.array([grid.edge for grid in grids], np.float32)
+    out = np.empty(flow.shape, np.float32)
+    _relax_in_cycles(tensor, weight, flow, sizes, edges, omega, cycles, lag, psi_data, out)
+    return out
+
+
+@compiled
+def _relax_in_cycles(tensor, weight, flow, sizes, edges, omega, cycles, lag, psi_data, out):
+    channels, last = tensor.shape[0], sizes.shape[0] - 1
+    fixed = sort_level(tensor, weight, flow, edges[0, 0], edges[0, 1])
+    # a row of `systems`: data term 11, 22, 12, right-hand sides of u and v
+    systems = [np.zeros((h, 5 * 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
+    increments = [np.zeros((2, h + 2, 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
+    means = [_mean_weights(sizes[k, axis], sizes[k + 1, axis]) for k in range(last) for axis in range(2)]
+    linear = [_linear_weights(sizes[k, axis], sizes[k + 1, axis]) for k in range(last) for axis in range(2)]
+    for cycle in range(cycles):
+        refreshed = (cycle + 1) % lag == 0
+        for k in range(last + 1):
+            cx, cy = edges[k, 0], edges[k, 1]
+            if k == 0 and (refreshed or cycle == 0):
+                _refresh(fixed, channels, psi_data if refreshed else (ONE, ZERO, ZERO), systems[0], increments[0])
+            _relax(systems[k], increments[k], sizes[k, 1], cx, cy, omega, 1 if k < last else _COARSEST_SWEEPS)
+            if k < last:
+                _restrict(
+                    systems[k], increments[k], sizes[k, 1], cx, cy, means[2 * k], means[2 * k + 1], systems[k + 1],
+                    increments[k + 1], sizes[k + 1, 1],
+                )  # fmt: skip
+        for k in range(last - 1, -1, -1):
+            _correct(increments[k + 1], sizes[k + 1, 1], linear[2 * k], linear[2 * k + 1], increments[k], sizes[k, 1])
+            _relax(systems[k], increments[k], sizes[k, 1], edges[k, 0], edges[k, 1], omega, 1)
+    unsort(increments[0], out)
+
+
+@compiled
+def _mean_weights(fine, coarse):
+    """Shares (3 coarse,) of pixels s I - 1, s I and s I + 1 in pixel I of a coarser side; s is 2, 1 if not halved."""
+    weights = np.zeros((3, coarse), np.float32)
+    for i in range(coarse):
+        weights[1, i] = np.float32(coarse) / np.float32(fine)
+        if fine == 2 * coarse:
+            weights[2, i] = weights[1, i]
+        elif fine > coarse:
+            weights[0, i] = np.float32(i) / np.float32(fine)
+            weights[2, i] = np.float32(coarse - 1 - i) / np.float32(fine)
+    return weights.reshape(3 * coarse)
+
+
+@compiled
+def _linear_weights(fine, coarse):
+    """Weights of the coarse pixels j // s - 1, j // s and j // s + 1 in the interpolation at pixel j of a finer side.
+
+    (2, 3, half) flat: those at even, then those at odd j.
+    """
+    half = (fine + 1) // 2
+    weights = np.zeros((2, 3, half), np.float32)
+    step = 1 if fine == coarse else 2
+    for j in range(fine):
+        offset = np.float32((2 * j + 1) * coarse - fine - 2 * fine * (j // step)) / np.float32(2 * fine)
+        weights[j % 2, 0, j // 2] = max(-offset, ZERO)
+        weights[j % 2, 1, j // 2] = ONE - abs(offset)
+        weights[j % 2, 2, j // 2] = max(offset, ZERO)
+    return weights.reshape(6 * half)
+
+
+@compiled
+def _refresh(fixed, channels, psi, system, increment):
+    """Data term and right-hand sides of the finest grid, with psi of the present increment."""
+    tensor, weight, laplacian = fixed
+    height, pitch = increment.shape[1] - 2, increment.shape[2]
+    flat = increment.reshape(increment.size)
+    total = np.empty(4 * pitch, np.float32)
+    for y in range(height):
+        row = system[y]
+        accumulate_row(
+            tensor, weight, laplacian, flat, y * pitch, height * pitch, (y + 1) * pitch, (height + 2) * pitch, pitch,
+            channels, psi, total, row[3 * pitch :],
+        )  # fmt: skip
+        _copy_line(total, 0, 1, row, 0, 1, 3 * pitch)
+
+
+@compiled
+def _relax(system, increment, width, cx, cy, omega, sweeps):
+    """Sweeps of the rule block, black one row behind red."""
+    height, pitch = increment.shape[1] - 2, increment.shape[2]
+    half, keep = pitch // 2 - 2, ONE - omega
+    flat = increment.reshape(increment.size)
+    plane = (height + 2) * pitch
+    ring = np.empty((2, 5 * pitch), np.float32)
+    for _ in range(sweeps):
+        for step in range(height + 1):
+            if step < height:
+                row, coefficients = system[step], ring[step % 2]
+                invert_row(row, pitch, TWO * (cx + cy), omega, coefficients)
+                _copy_line(row, 3 * pitch, 1, coefficients, 3 * pitch, 1, 2 * pitch)
+            for colour in range(max(0, step - height + 1), min(2, step + 1)):
+                y = step - colour
+                parity, begin, other = _colour(y, colour, half)
+                set_ghosts(increment, y + 1, width, half, parity, begin, other)
+                here = (y + 1) * pitch
+                relax_row(flat, plane, here, pitch, half, begin, other, parity, ring[y % 2], cx, cy, keep)
+
+
+@compiled
+def _restrict(
+    system, increment, width, cx, cy, weights_y, weights_x, coarse_system, coarse_increment, coarse_width
+):  # fmt: skip
+    """Data term and right-hand sides of the coarser grid: means of this one's data term and of what is left here."""
+    height, pitch = increment.shape[1] - 2, increment.shape[2]
+    coarse_height, coarse_pitch = coarse_increment.shape[1] - 2, coarse_increment.shape[2]
+    half, coarse_half = pitch // 2 - 2, coarse_pitch // 2 - 2
+    step = 1 if height == coarse_height else 2
+    flat = increment.reshape(increment.size)
+    residual = np.zeros(2 * pitch, np.float32)
+    # sums over rows: u, v, 11, 22, 12, each its pixels with even and then those with odd x
+    sums = np.empty(5 * pitch, np.float32)
+    line = np.zeros(2 * coarse_half, np.float32)
+    coarse_increment[:] = ZERO
+    for coarse_y in range(coarse_height):
+        sums[:] = ZERO
+        for tap in range(3):
+            y, share = step * coarse_y - 1 + tap, weights_y[tap * coarse_height + coarse_y]
+            if share == ZERO:
+                continue
+            row = system[y]
+            for colour in range(2):
+                parity, begin, other = _colour(y, colour, half)
+                set_ghosts(increment, y + 1, width, half, parity, begin, other)
+            for colour in range(2):
+                parity, begin, other = _colour(y, colour, half)
+                at = parity * (half + 2) + 1
+                _residual_row(
+                    flat, (height + 2) * pitch, (y + 1) * pitch, pitch, half, begin, other, parity, row, cx, cy,
+                    residual,
+                )  # fmt: skip
+                for k in range(2):
+                    _add_line(residual, k * pitch + begin, share, sums, k * pitch + at, half)
+                for k in range(2, 5):
+                    _add_line(row, (k - 2) * pitch + begin, share, sums, k * pitch + at, half)
+        target = coarse_system[coarse_y]
+        for k in range(5):
+            even, odd = k * pitch + 1, k * pitch + half + 3
+            if coarse_width != width:
+                _mean_line(sums, even, odd, weights_x, coarse_width, line)
+            for colour in range(2):
+                parity, begin, _ = _colour(coarse_y, colour, coarse_half)
+                at, count = (k + 3 if k < 2 else k - 2) * coarse_pitch + begin, (coarse_width - parity + 1) // 2
+                if coarse_width == width:
+                    _copy_line(sums, odd if parity else even, 1, target, at, 1, count)
+                else:
+                    _copy_line(line, parity, 2, target, at, 1, count)
+
+
+@inlined
+def _colour(y, colour, half):
+    """Parity of the pixels of a colour in row y, where they begin, and where those of the other colour do."""
+    return (y + colour) % 2, colour * (half + 2) + 1, (1 - colour) * (half + 2) + 1
+
+
+@compiled
+def _residual_row(increment, plane, row, pitch, half, begin, other, parity, system, cx, cy, residual):
+    """What is left of the right-hand sides of one colour of a row."""
+    u, v = _U(row + begin), _U(plane + row + begin)
+    left, right = _U(row + other + parity - 1), _U(row + other + parity)
+    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
+    d11, d22, d12 = _U(begin), _U(begin + pitch), _U(begin + 2 * pitch)
+    bu, bv = _U(begin + 3 * pitch), _U(begin + 4 * pitch)
+    smooth = TWO * (cx + cy)
+    left_u, left_v = _U(begin), _U(pitch + begin)
+    for i in range(half):
+        x = _U(i)
+        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
+        su += system[bu + x]
+        residual[left_u + x] = su - ((smooth + system[d11 + x]) * increment[u + x] + system[d12 + x] * increment[v + x])
+    for i in range(half):
+        x = _U(i)
+        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
+            increment[v_plane + above + x] + increment[v_plane + below + x]
+        )
+        sv += system[bv + x]
+        residual[left_v + x] = sv - (system[d12 + x] * increment[u + x] + (smooth + system[d22 + x]) * increment[v + x])
+
+
+@compiled
+def _add_line(source, begin, share, target, at, count):
+    begin, at = _U(begin), _U(at)
+    for i in range(count):
+        target[at + _U(i)] += share * source[begin + _U(i)]
+
+
+@compiled
+def _copy_line(source, begin, stride, target, at, target_stride, count):
+    for i in range(count):
+        target[_U(at + i * target_stride)] = source[_U(begin + i * stride)]
+
+
+@compiled
+def _mean_line(sums, even, odd, weights, count, line):
+    """Mean of a row of pixels, which lie as those with even and those with odd x, over those of a coarser grid."""
+    before, here, after = _U(odd - 1), _U(even), _U(odd)
+    w_before, w_here, w_after = _U(0), _U(count), _U(2 * count)
+    for i in range(count):
+        x = _U(i)
+        line[x] = (
+            weights[w_before + x] * sums[before + x]
+            + weights[w_here + x] * sums[here + x]
+            + weights[w_after + x] * sums[after + x]
+        )
+
+
+@compiled
+def _correct(coarse, coarse_width, weights_y, weights_x, increment, width):
+    """Add the correction of the coarser grid."""
+    height, pitch = increment.shape[1] - 2, increment.shape[2]
+    coarse_height, coarse_pitch = coarse.shape[1] - 2, coarse.shape[2]
+    half, coarse_half = pitch // 2 - 2, coarse_pitch // 2 - 2
+    step = 1 if height == coarse_height else 2
+    sums = np.empty(coarse_pitch, np.float32)  # over rows: pixels with even x, then those with odd x
+    line = np.zeros(2 * coarse_half + 2, np.float32)
+    flat, coarse_flat = increment.reshape(increment.size), coarse.reshape(coarse.size)
+    for y in range(height):
+        for k in range(2):
+            sums[:] = ZERO
+            for tap in range(3):
+                share = weights_y[((y % 2) * 3 + tap) * ((height + 1) // 2) + y // 2]
+                if share == ZERO:
+                    continue
+                coarse_y = min(max(y // step - 1 + tap, 0), coarse_height - 1)
+                row = (k * (coarse_height + 2) + coarse_y + 1) * coarse_pitch
+                for colour in range(2):
+                    parity, begin, _ = _colour(coarse_y, colour, coarse_half)
+                    _add_line(coarse_flat, row + begin, share, sums, parity * (coarse_half + 2) + 1, coarse_half)
+            if coarse_width != width:
+                for parity in range(2):
+                    _copy_line(sums, parity * (coarse_half + 2) + 1, 1, line, 1 + parity, 2, coarse_half)
+                line[0], line[coarse_width + 1] = line[1], line[coarse_width]
+            row = (k * (height + 2) + y + 1) * pitch
+            for colour in range(2):
+                parity, begin, _ = _colour(y, colour, half)
+                if coarse_width == width:
+                    _add_line(sums, parity * (half + 2) + 1, ONE, flat, row + begin, half)
+                else:
+                    count = (width - parity + 1) // 2
+                    _add_linear(line, weights_x, parity * 3 * half, half, flat, row + begin, count)
+
+
+@compiled
+def _add_linear(line, weights, first, half, target, at, count):
+    """Add what lies between the pixels of a line, which has one more on either side."""
+    at, before, here, after = _U(at), _U(first), _U(first + half), _U(first + 2 * half)
+    for i in range(count):
+        x = _U(i)
+        target[at + x] += (
+            weights[before + x] * line[x] + weights[here + x] * line[x + _U(1)] + weights[after + x] * line[x + _U(2)]
+        )
