@@ -347,176 +347,217 @@ def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
 # The rule block with quadratic smoothness, on rows sorted by colour.
 #
 # numba tests every index for being negative and every slice for its bounds, unless an index is unsigned; with flat
-# arrays and unsigned offsets the sweeps of a 64 x 64 level take 0.4 of the time.
+# arrays and unsigned offsets the sweeps of a 64 x 64 level take 0.4 of the time. The quantities of `_LANES` pixels of
+# one colour lie next to each other: loops of a fixed length over them vectorise without a remainder, and LLVM sees
+# that what they write does not overlap. Pixels that fill the last lanes are computed, but no other depends on them.
 _U = np.uint64
+_LANES = 16
+_TOGETHER = 640 * 1024  # bytes of the rows that sweeps work on together, to stay in the second-level cache
 
 
 @compiled
 def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, out):
     channels, _, height, width = tensor.shape
     half = (width + 1) // 2
-    pitch = 2 * (half + 2)
-    # 1. sort what the refreshes read; unused pixels at the end of a colour stay 0
-    tensors = np.zeros((channels * 6, height, pitch), np.float32)
-    weights = np.zeros((channels, height, pitch), np.float32)
-    laplacian = np.zeros((2, height, pitch), np.float32)
-    lines = np.empty((2, width), np.float32)
-    for y in range(height):
-        for channel in range(channels):
-            for k in range(6):
-                _sort_row(tensor[channel, k, y], y, half, tensors[6 * channel + k, y])
-            _sort_row(weight[channel, y], y, half, weights[channel, y])
-        _constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
-        for k in range(2):
-            _sort_row(lines[k], y, half, laplacian[k, y])
-    # 2. the sweeps before the first refresh of psi, from it to the second, ...; increments have ghost rows, too
-    increment = np.zeros((2, height + 2, pitch), np.float32)
-    fixed = (tensors.reshape(tensors.size), weights.reshape(weights.size), laplacian.reshape(laplacian.size))
-    total = np.empty(4 * pitch, np.float32)
-    ring = np.empty((2 * lag + 1, 5 * pitch), np.float32)
-    done, psi = 0, (_ONE, _ZERO, _ZERO)
-    count = min(lag - 1, sweeps)
-    while done < sweeps:
-        _sweep_sorted(fixed, channels, increment, width, cx, cy, omega, psi, 2 * count, total, ring)
-        done += count
-        psi = psi_data
-        count = min(lag, sweeps - done)
+    lanes = (half + _LANES - 1) // _LANES * _LANES
+    # 1. what the refreshes read, sorted
+    fixed = np.empty(height * 2 * (7 * channels + 2) * lanes, np.float32)
+    _sort(tensor, weight, flow, cx, cy, lanes, fixed)
+    # 2. the sweeps; increments per component and colour, with ghost rows and a ghost at either end of a row, of which
+    #    the left one is the last pixel of the row before
+    pitch = (half + 2 + _LANES - 1) // _LANES * _LANES
+    increment = np.zeros((2, 2, (height + 3) * pitch), np.float32)
+    row_bytes = 4 * (fixed.size // height + 10 * lanes + 4 * pitch)
+    together = max(_TOGETHER // (2 * row_bytes) // lag, 1) * lag
+    ring = np.empty((together // lag + 1) * 4 * lag * 5 * lanes, np.float32)
+    data, rhs = np.zeros(3 * lanes, np.float32), np.empty(2 * lanes, np.float32)
+    first = 0
+    while first < sweeps:
+        last = min(max(first + together - (1 if first == 0 else 0), 1), sweeps)
+        _sweep_sorted(
+            fixed, increment[0, 0], increment[1, 0], increment[0, 1], increment[1, 1], channels, height, width, lanes,
+            pitch, cx, cy, omega, first, last, lag, psi_data, data, rhs, ring,
+        )  # fmt: skip
+        first = last
     # 3. the increment, pixel by pixel
     for k in range(2):
-        for y in range(height):
-            for colour in range(2):
-                parity, begin = (y + colour) % 2, colour * (half + 2) + 1
+        for colour in range(2):
+            line = increment[k, colour]
+            for y in range(height):
+                parity, at = (y + colour) % 2, (y + 2) * pitch
                 for i in range((width - parity + 1) // 2):
-                    out[k, y, 2 * i + parity] = increment[k, y + 1, begin + i]
+                    out[k, y, 2 * i + parity] = line[at + i]
 
 
 @compiled
-def _sort_row(row, y, half, out):
-    for colour in range(2):
-        parity, begin = (y + colour) % 2, colour * (half + 2) + 1
-        for i in range((row.shape[0] - parity + 1) // 2):
-            out[begin + i] = row[2 * i + parity]
+def _sort(tensor, weight, flow, cx, cy, lanes, fixed):
+    """Per row and colour: the tensors, the weights, and the Laplacian of the flow."""
+    channels, _, height, width = tensor.shape
+    tensors, weights = tensor.reshape(tensor.size), weight.reshape(weight.size)
+    lines = np.empty((2, width), np.float32)
+    for y in range(height):
+        _constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
+        size = (7 * channels + 2) * lanes
+        even, odd = (2 * y + y % 2) * size, (2 * y + 1 - y % 2) * size
+        for k in range(6 * channels):
+            _split(tensors, (k * height + y) * width, width, lanes, fixed, even + k * lanes, odd + k * lanes)
+        even, odd = even + 6 * channels * lanes, odd + 6 * channels * lanes
+        for k in range(channels):
+            _split(weights, (k * height + y) * width, width, lanes, fixed, even + k * lanes, odd + k * lanes)
+        even, odd = even + channels * lanes, odd + channels * lanes
+        for k in range(2):
+            _split(lines[k], 0, width, lanes, fixed, even + k * lanes, odd + k * lanes)
 
 
 @compiled
-def _sweep_sorted(fixed, channels, increment, width, cx, cy, omega, psi, half_sweeps, total, ring):
-    """Refresh psi and do some half-sweeps: at every step, row y is refreshed and half-sweep k follows at row y - k."""
-    tensor, weight, laplacian = fixed
-    height, pitch = increment.shape[1] - 2, increment.shape[2]
-    half, smooth, keep = pitch // 2 - 2, _TWO * (cx + cy), _ONE - omega
-    flat = increment.reshape(increment.size)
-    plane = (height + 2) * pitch
-    for step in range(height + max(half_sweeps - 1, 0)):
-        if step < height:
-            coefficients = ring[step % ring.shape[0]]
-            here = step * pitch
-            _fold_row(
-                tensor, weight, laplacian, flat, here, height * pitch, here + pitch, plane, pitch, channels, smooth,
-                omega, psi, total, coefficients,
-            )  # fmt: skip
-        for k in range(max(0, step - height + 1), min(half_sweeps, step + 1)):
-            y, colour = step - k, k % 2
-            parity = (y + colour) % 2
-            begin, other = colour * (half + 2) + 1, (1 - colour) * (half + 2) + 1
-            _set_ghosts(increment, y + 1, width, half, parity, begin, other)
-            coefficients = ring[y % ring.shape[0]]
-            row = (y + 1) * pitch
-            _relax_row(flat, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep)
+def _split(row, begin, width, lanes, out, even, odd):
+    for i in range(width // 2):
+        out[_U(even + i)] = row[_U(begin + 2 * i)]
+        out[_U(odd + i)] = row[_U(begin + 2 * i + 1)]
+    for i in range(width // 2, lanes):
+        out[_U(even + i)] = row[_U(begin + 2 * i)] if 2 * i < width else _ZERO
+        out[_U(odd + i)] = _ZERO
 
 
 @compiled
-def _set_ghosts(increment, row, width, half, parity, begin, other):
+def _sweep_sorted(
+    fixed, red_u, red_v, black_u, black_v, channels, height, width, lanes, pitch, cx, cy, omega, first, last, lag,
+    psi_data, data, rhs, ring,
+):  # fmt: skip
+    """Sweeps `first` to `last`, each half-sweep one row behind the one before; psi is refreshed on the way."""
+    keep, smooth = _ONE - omega, _TWO * (cx + cy)
+    half_sweeps, depth = 2 * (last - first), 2 * lag
+    groups, size = ring.size // (2 * depth * 5 * lanes), 5 * lanes
+    for step in range(height + half_sweeps - 1):
+        for n in range(max(0, step - height + 1), min(half_sweeps, step + 1)):
+            y, colour, sweep = step - n, n % 2, first + n // 2
+            group = (sweep + 1) // lag
+            at = (2 * (group % groups * depth + y % depth) + colour) * size
+            here = (2 * y + colour) * (7 * channels + 2) * lanes
+            refresh = sweep == 0 or sweep + 1 == group * lag
+            psi = psi_data if group > 0 else (_ONE, _ZERO, _ZERO)
+            row, parity = (y + 2) * pitch, (y + colour) % 2
+            if colour == 0:
+                if refresh:
+                    _fold_row(fixed, here, red_u, red_v, row, channels, lanes, smooth, omega, psi, data, rhs, ring, at)
+                _set_ghosts(red_u, red_v, black_u, black_v, row, parity, height, width, pitch)
+                _relax_row(red_u, red_v, black_u, black_v, row, parity, lanes, pitch, cx, cy, keep, ring, at)
+            else:
+                if refresh:
+                    _fold_row(
+                        fixed, here, black_u, black_v, row, channels, lanes, smooth, omega, psi, data, rhs, ring, at
+                    )  # fmt: skip
+                _set_ghosts(black_u, black_v, red_u, red_v, row, parity, height, width, pitch)
+                _relax_row(black_u, black_v, red_u, red_v, row, parity, lanes, pitch, cx, cy, keep, ring, at)
+
+
+@compiled
+def _set_ghosts(u, v, other_u, other_v, row, parity, height, width, pitch):
     """Write the pixels of one colour at the edges where the neighbours of the other colour are looked for."""
     last = (width - 1 - parity) // 2
-    for k in range(2):
-        line = increment[k, row]
-        if parity == 0:
-            line[other - 1] = line[begin]
-        if 2 * last + parity == width - 1:
-            line[other + last + parity] = line[begin + last]
-        if row == 1:
-            for i in range(half):
-                increment[k, 0, other + i] = line[begin + i]
-        if row == increment.shape[1] - 2:
-            for i in range(half):
-                increment[k, row + 1, other + i] = line[begin + i]
+    if parity == 0:
+        other_u[_U(row - 1)] = u[_U(row)]
+        other_v[_U(row - 1)] = v[_U(row)]
+    if 2 * last + parity == width - 1:
+        other_u[_U(row + last + parity)] = u[_U(row + last)]
+        other_v[_U(row + last + parity)] = v[_U(row + last)]
+    if row == 2 * pitch:
+        for i in range(pitch - 1):
+            other_u[_U(row - pitch + i)] = u[_U(row + i)]
+            other_v[_U(row - pitch + i)] = v[_U(row + i)]
+    if row == (height + 1) * pitch:
+        for i in range(pitch - 1):
+            other_u[_U(row + pitch + i)] = u[_U(row + i)]
+            other_v[_U(row + pitch + i)] = v[_U(row + i)]
 
 
 @compiled
-def _relax_row(increment, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep):
+def _relax_row(u, v, other_u, other_v, row, parity, lanes, pitch, cx, cy, keep, coefficients, at):
     """Update the pixels of one colour in one row, in place."""
-    u, v = _U(row + begin), _U(plane + row + begin)
-    left, right = _U(row + other + parity - 1), _U(row + other + parity)
-    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
-    i11, i12, i22, bu, bv = (
-        _U(begin), _U(begin + pitch), _U(begin + 2 * pitch), _U(begin + 3 * pitch), _U(begin + 4 * pitch),
-    )  # fmt: skip
-    for i in range(half):
-        x = _U(i)
-        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
-        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
-            increment[v_plane + above + x] + increment[v_plane + below + x]
-        )
-        su += coefficients[bu + x]
-        sv += coefficients[bv + x]
-        coupling = coefficients[i12 + x]
-        increment[u + x] = keep * increment[u + x] + coefficients[i11 + x] * su + coupling * sv
-        increment[v + x] = keep * increment[v + x] + coupling * su + coefficients[i22 + x] * sv
+    for x in range(0, lanes, _LANES):
+        begin, k = row + x, at + 5 * x
+        left, right, above, below = begin + parity - 1, begin + parity, begin - pitch, begin + pitch
+        for i in range(_LANES):
+            su = cx * (other_u[_U(left + i)] + other_u[_U(right + i)]) + cy * (
+                other_u[_U(above + i)] + other_u[_U(below + i)]
+            )
+            sv = cx * (other_v[_U(left + i)] + other_v[_U(right + i)]) + cy * (
+                other_v[_U(above + i)] + other_v[_U(below + i)]
+            )
+            su += coefficients[_U(k + 3 * _LANES + i)]
+            sv += coefficients[_U(k + 4 * _LANES + i)]
+            coupling = coefficients[_U(k + _LANES + i)]
+            u[_U(begin + i)] = keep * u[_U(begin + i)] + coefficients[_U(k + i)] * su + coupling * sv
+            v[_U(begin + i)] = keep * v[_U(begin + i)] + coupling * su + coefficients[_U(k + 2 * _LANES + i)] * sv
+
+
+@inlined
+def _tensor(fixed, at, lanes):
+    """J11, J22, J33, J12, J13, J23 of one pixel."""
+    return (
+        fixed[_U(at)],
+        fixed[_U(at + lanes)],
+        fixed[_U(at + 2 * lanes)],
+        fixed[_U(at + 3 * lanes)],
+        fixed[_U(at + 4 * lanes)],
+        fixed[_U(at + 5 * lanes)],
+    )
+
+
+@inlined
+def _share(tensor, weight, a, b, psi):
+    """psi of the data term at the increment (a, b), times the weight."""
+    constant, factor, power = psi
+    j11, j22, j33, j12, j13, j23 = tensor
+    energy = j11 * a * a + j22 * b * b + _TWO * (j12 * a * b + j13 * a + j23 * b) + j33
+    positive = energy if energy > _ZERO else _ZERO
+    return (constant + factor * _power(positive + _PSI_EPS, power)) * (weight if weight > _ZERO else _ZERO)
 
 
 @compiled
-def _fold_row(
-    tensor, weight, laplacian, increment, here, plane, increment_here, increment_plane, pitch, channels, smooth, omega,
-    psi, total, coefficients,
-):  # fmt: skip
-    """`_refresh` for one sorted row; `here` and `increment_here` are where it begins in the planes."""
-    constant, factor, power = psi
-    u, v = _U(increment_here), _U(increment_here + increment_plane)
-    d11, d22, d12, share = _U(0), _U(pitch), _U(2 * pitch), _U(3 * pitch)
-    bu, bv = _U(3 * pitch), _U(4 * pitch)
-    lap_u, lap_v = _U(here), _U(here + plane)
+def _fold_row(fixed, here, u, v, row, channels, lanes, smooth, omega, psi, data, rhs, coefficients, at):
+    """`_refresh` for the pixels of one colour in one row; `here` and `row` are where it begins in `fixed` and u, v.
+
+    `data` (3 lanes) and `rhs` (2 lanes) hold the sums over the channels; `data` comes as zeros and stays so if there is
+    only one.
+    """
+    j, w, laplacian = here, here + 6 * channels * lanes, here + 7 * channels * lanes
     # 1. smoothness: right-hand sides
-    for i in range(3 * pitch):
-        total[_U(i)] = _ZERO
-    for i in range(pitch):
-        coefficients[bu + _U(i)] = laplacian[lap_u + _U(i)]
-    for i in range(pitch):
-        coefficients[bv + _U(i)] = laplacian[lap_v + _U(i)]
-    # 2. data term, summed over the channels; one array written per loop, as in `_refresh`
-    for channel in range(channels):
-        j11 = _U(here + 6 * channel * plane)
-        j22, j33 = j11 + _U(plane), j11 + _U(2 * plane)
-        j12, j13, j23 = j11 + _U(3 * plane), j11 + _U(4 * plane), j11 + _U(5 * plane)
-        own_weight = _U(here + channel * plane)
-        for i in range(pitch):
-            x = _U(i)
-            a, b = increment[u + x], increment[v + x]
-            energy = (
-                tensor[j11 + x] * a * a
-                + tensor[j22 + x] * b * b
-                + _TWO * (tensor[j12 + x] * a * b + tensor[j13 + x] * a + tensor[j23 + x] * b)
-                + tensor[j33 + x]
-            )
-            positive = energy if energy > _ZERO else _ZERO
-            psi_here = constant + factor * _power(positive + _PSI_EPS, power)
-            total[share + x] = psi_here * (weight[own_weight + x] if weight[own_weight + x] > _ZERO else _ZERO)
-        for i in range(pitch):
-            total[d11 + _U(i)] += total[share + _U(i)] * tensor[j11 + _U(i)]
-        for i in range(pitch):
-            total[d22 + _U(i)] += total[share + _U(i)] * tensor[j22 + _U(i)]
-        for i in range(pitch):
-            total[d12 + _U(i)] += total[share + _U(i)] * tensor[j12 + _U(i)]
-        for i in range(pitch):
-            coefficients[bu + _U(i)] -= total[share + _U(i)] * tensor[j13 + _U(i)]
-        for i in range(pitch):
-            coefficients[bv + _U(i)] -= total[share + _U(i)] * tensor[j23 + _U(i)]
-    # 3. what the sweeps need
-    for i in range(pitch):
-        x = _U(i)
-        k11, k22, k12 = total[d11 + x], total[d22 + x], total[d12 + x]
-        data = k11 * k22 - k12 * k12
-        determinant = smooth * (smooth + k11 + k22) + (data if data > _ZERO else _ZERO)
-        scale = omega / determinant
-        coefficients[x] = scale * (smooth + k22)
-        coefficients[_U(pitch) + x] = -scale * k12
-        coefficients[_U(2 * pitch) + x] = scale * (smooth + k11)
+    for i in range(2 * lanes):
+        rhs[_U(i)] = fixed[_U(laplacian + i)]
+    # 2. data term, summed over the channels but the last
+    for i in range(3 * lanes if channels > 1 else 0):
+        data[_U(i)] = _ZERO
+    for _ in range(channels - 1):
+        for begin in range(0, lanes, _LANES):
+            k = 3 * begin
+            for i in range(_LANES):
+                x = begin + i
+                tensor = _tensor(fixed, j + x, lanes)
+                share = _share(tensor, fixed[_U(w + x)], u[_U(row + x)], v[_U(row + x)], psi)
+                j11, j22, _, j12, j13, j23 = tensor
+                data[_U(k + i)] += share * j11
+                data[_U(k + _LANES + i)] += share * j22
+                data[_U(k + 2 * _LANES + i)] += share * j12
+                rhs[_U(x)] -= share * j13
+                rhs[_U(lanes + x)] -= share * j23
+        j += 6 * lanes
+        w += lanes
+    # 3. the last one, and what the sweeps need
+    for begin in range(0, lanes, _LANES):
+        k, to = 3 * begin, at + 5 * begin
+        for i in range(_LANES):
+            x = begin + i
+            tensor = _tensor(fixed, j + x, lanes)
+            share = _share(tensor, fixed[_U(w + x)], u[_U(row + x)], v[_U(row + x)], psi)
+            j11, j22, _, j12, j13, j23 = tensor
+            k11, k22 = data[_U(k + i)] + share * j11, data[_U(k + _LANES + i)] + share * j22
+            k12 = data[_U(k + 2 * _LANES + i)] + share * j12
+            both = k11 * k22 - k12 * k12
+            determinant = smooth * (smooth + k11 + k22) + (both if both > _ZERO else _ZERO)
+            scale = omega / determinant
+            coefficients[_U(to + i)] = scale * (smooth + k22)
+            coefficients[_U(to + _LANES + i)] = -scale * k12
+            coefficients[_U(to + 2 * _LANES + i)] = scale * (smooth + k11)
+            coefficients[_U(to + 3 * _LANES + i)] = rhs[_U(x)] - share * j13
+            coefficients[_U(to + 4 * _LANES + i)] = rhs[_U(lanes + x)] - share * j23
