@@ -38,17 +38,18 @@ TWO = np.float32(2)
 HALF = np.float32(0.5)
 PSI_EPS = np.float32(1e-5)
 
-# log2(m) = 2/ln 2 * (s + s^3/3 + ...), s = (m - 1)/(m + 1), m in [sqrt(1/2), sqrt(2)); 2^f: Taylor about 0, |f| <= 1/2
-_LOG2_SERIES = tuple(np.float32(2 / np.log(2) / k) for k in (1, 3, 5, 7, 9))
-_L1, _L3, _L5, _L7, _L9 = _LOG2_SERIES
-_LN2 = np.log(2)
-_E1, _E2, _E3 = np.float32(_LN2), np.float32(_LN2**2 / 2), np.float32(_LN2**3 / 6)
-_E4, _E5, _E6 = np.float32(_LN2**4 / 24), np.float32(_LN2**5 / 120), np.float32(_LN2**6 / 720)
-_E7 = np.float32(_LN2**7 / 5040)
+# log2(1 + t) = t (L0 + L1 t + ...) for 1 + t in [sqrt(1/2), sqrt(2)), error 3e-7; 2^f = 1 + f (E0 + E1 f + ...) for
+# |f| <= 1/2, relative error 9e-8. Minimax fits, summed in pairs, which leaves short chains of dependent operations.
+_L0, _L1, _L2 = np.float32(1.44269967), np.float32(-0.721375883), np.float32(0.480465025)
+_L3, _L4, _L5 = np.float32(-0.35896185), np.float32(0.297262609), np.float32(-0.272698015)
+_L6 = np.float32(0.170634523)
+_E0, _E1, _E2 = np.float32(0.693147004), np.float32(0.240222424), np.float32(0.0555073358)
+_E3, _E4 = np.float32(0.00967151299), np.float32(0.00132647273)
+_ROUND = np.float32(3 * 2**22)  # added to a small number, leaves the nearest integer in the last bits
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
 _MANTISSA = np.int32(0x007FFFFF)
 _SHIFT = np.int32(23)
-_EXPONENT_BIAS = np.int32(127)
+_EXPONENT = np.int32(127 - 0x4B400000)  # bias, less the bits of _ROUND
 _U = np.uint64
 
 
@@ -59,14 +60,15 @@ def power(x, exponent):
     bits = np.int32(np.float32(x).view(np.int32) - _SQRT_HALF_BITS)
     whole = np.int32(bits >> _SHIFT)
     mantissa = np.int32(np.int32(bits & _MANTISSA) + _SQRT_HALF_BITS).view(np.float32)
-    s = (mantissa - ONE) / (mantissa + ONE)
-    s2 = s * s
-    log2 = np.float32(whole) + s * (_L1 + s2 * (_L3 + s2 * (_L5 + s2 * (_L7 + s2 * _L9))))
+    t = mantissa - ONE
+    t2 = t * t
+    log2 = np.float32(whole) + t * (((_L0 + _L1 * t) + t2 * (_L2 + _L3 * t)) + (t2 * t2) * ((_L4 + _L5 * t) + t2 * _L6))
     y = exponent * log2
-    nearest = np.floor(y + HALF)
-    f = y - nearest
-    fraction = ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * (_E6 + f * _E7))))))
-    return fraction * np.int32(np.int32(np.int32(nearest) + _EXPONENT_BIAS) << _SHIFT).view(np.float32)
+    rounded = y + _ROUND
+    f = y - (rounded - _ROUND)
+    f2 = f * f
+    fraction = ONE + f * (((_E0 + _E1 * f) + f2 * (_E2 + _E3 * f)) + (f2 * f2) * _E4)
+    return fraction * np.int32(np.int32(np.float32(rounded).view(np.int32) + _EXPONENT) << _SHIFT).view(np.float32)
 
 
 @compiled
