@@ -56,7 +56,7 @@ def warp_frame(
     limits = np.iinfo(frame.dtype) if integers else None
     low, high = (np.float32(limits.min), np.float32(limits.max)) if limits else (_ZERO, _ZERO)
     # numba would compute float32 times integer in float64, which the GPU does not
-    planes = np.stack(np.moveaxis(frame, -1, 0), dtype=np.float32 if integers else frame.dtype)
+    planes = np.stack([*np.moveaxis(frame, -1, 0)], dtype=np.float32 if integers else frame.dtype)
     _warp(
         _flat(planes), _flat(flow), np.moveaxis(reference, -1, 0), _ONE, _ONE, _TAPS[interpolation], low, high,
         np.moveaxis(out, -1, 0),
