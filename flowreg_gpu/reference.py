@@ -84,7 +84,7 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
     """Frames start - halo to stop + halo, mirrored at the ends of the recording (half-sample symmetric)."""
     first, last = max(start - halo, 0), min(stop + halo, reader.n_frames)
     frames = reader.read(first, last)
-    if halo == 0:
+    if last - first == stop - start + 2 * halo:
         return frames
     wanted = np.mod(np.arange(start - halo, stop + halo), 2 * reader.n_frames)
     wanted = np.minimum(wanted, 2 * reader.n_frames - 1 - wanted)
