@@ -290,12 +290,13 @@ def test_single_images_become_a_stack(tmp_path):
                 assert tif.series[0].axes == reader.axes
 
 
-def test_series_of_single_pages(tmp_path):
+@pytest.mark.parametrize("shape", [(H, W), (1, H, W)], ids=["image", "stack-of-one"])
+def test_series_of_single_pages(shape, tmp_path):
     """TiffWriter.write in a loop without contiguous=True: tifffile sees as many series as there are pages."""
     frames = pixels(TYX)
     with tifffile.TiffWriter(tmp_path / "loop.tif") as tif:
         for frame in frames:
-            tif.write(frame, photometric="minisblack")
+            tif.write(frame.reshape(shape), photometric="minisblack")
     with TiffReader(tmp_path / "loop.tif") as reader:
         np.testing.assert_array_equal(reader.read(0, T)[..., 0], frames)
 

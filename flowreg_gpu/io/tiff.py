@@ -192,7 +192,7 @@ def _main_series(path: str, tif: tifffile.TiffFile, formats: Sequence[bytes], is
     if any((s.shape, s.dtype) != (images[0].shape, images[0].dtype) for s in images):
         found = ", ".join(f"{s.axes} {s.shape} {s.dtype}" for s in images[:4])
         raise ValueError(f"{path}: the pages have different shapes or types, expected one recording: {found}")
-    if images[0].shape != images[0].keyframe.shape:
+    if images[0].size != images[0].keyframe.size:
         raise ValueError(f"{path}: the file holds {len(images)} recordings of shape {images[0].shape}, expected 1")
     return images[0], [s.keyframe for s in images]
 
