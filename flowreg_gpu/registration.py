@@ -386,7 +386,7 @@ def register(
     n_workers : int or None
         Workers of the executor; None takes one per CPU.
     batch : int or None
-        Frames held at a time; never changes the result.
+        Frames computed at a time; never changes the result.
     progress : callable or None
         Called with stage, finished and total frames.
     **overrides

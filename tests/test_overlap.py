@@ -31,7 +31,10 @@ needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals betwee
 def no_thread_left():
     """Every thread ends with what started it."""
     yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("flowreg-")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("flowreg-"):
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 class Sink(FrameWriter):
@@ -223,7 +226,7 @@ def test_interrupts_while_a_batch_is_written():
 @needs_posix
 @pytest.mark.parametrize("beside", [ReadAhead, WriteBehind])
 def test_interrupt_while_a_call_is_handed_over(beside):
-    """The thread is begun and does its work, but nobody has noted the call."""
+    """The thread has begun and does its work, but nobody has noted the call, nor the thread."""
     begun, finished = threading.Event(), []
 
     def work(*_):
@@ -234,6 +237,7 @@ def test_interrupt_while_a_call_is_handed_over(beside):
     def submit(call, *arguments):
         real(call, *arguments)
         begun.wait(20)
+        made._thread._threads.clear()
         raise KeyboardInterrupt
 
     made = ReadAhead(work, [], threaded=True) if beside is ReadAhead else WriteBehind((Sink(before=work),))
