@@ -468,7 +468,7 @@ def test_interrupted_program(movie_file, tmp_path):
     assert "leaked" not in done.stderr
     pid, n_threads = done.stdout.split()
     assert n_threads == "1"
-    assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"flowreg_{pid}_")]
+    assert not list(Path("/dev/shm").glob(f"flowreg_{pid}_*"))
     for name in ("ref.tif", "script.py"):
         (tmp_path / name).unlink()
     assert_kept(tmp_path, movie, 3)
