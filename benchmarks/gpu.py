@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import faulthandler
+import functools
 import json
 import math
 import os
@@ -359,21 +360,35 @@ def sanitizer(run: Run) -> Result:
 class SeparateBuffers(CudaDevice):
     """A GPU without a pool of memory, so that memcheck sees what is read or written beyond a buffer."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._recorded: list[Any] | None = None  # memory of a recording under way, which stays with its replay
+
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         import cupy
 
         dtype = np.dtype(dtype)
         memory = cupy.cuda.Memory(max(math.prod(shape) * dtype.itemsize, 1))
+        if self._recorded is not None:
+            self._recorded.append(memory)
         return cupy.ndarray(tuple(shape), dtype, memptr=cupy.cuda.MemoryPointer(memory, 0))
+
+    def record_graph(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        self._recorded = memory = []
+        try:
+            result, replay = super().record_graph(work)
+        finally:
+            self._recorded = None
+        return result, functools.partial(lambda replay, memory: replay(), replay, memory)
 
 
 def sanitized_run(device: Device) -> None:
-    """What compute-sanitizer watches: three frames of 64x64 pixels, a few ways."""
+    """What compute-sanitizer watches: frames of 64x64 pixels, a few ways; the second batch is recorded and replayed."""
     case = parity.Case("", shape=(64, 64, 2))
     frames, reference = parity.synthetic_frames(case)
     for options in SANITIZED:
         with fg.GPUExecutor(device=device, batch=2, fallback=False) as executor:
-            fg.register(frames[:3], reference.astype(np.float32), executor, quality="fast", **options)
+            fg.register(frames[:5], reference.astype(np.float32), executor, quality="fast", **options)
     print("registered all")
 
 

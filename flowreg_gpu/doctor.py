@@ -50,10 +50,11 @@ def _gpu() -> dict[str, str]:
     if not usable:
         return {"GPU": f"not used: {reason}"}
     facts = device_facts()
+    batch = device_batch(facts.free_memory, _frame_bytes(), facts.multiprocessors)
     return {
         "GPU": f"usable: {reason}",
         "GPU memory": f"{facts.free_memory / 2**30:.1f} of {facts.total_memory / 2**30:.1f} GiB free",
-        "GPU batch": f"{device_batch(facts.free_memory, _frame_bytes())} frames of {_COMMON}",
+        "GPU batch": f"{batch} frames of {_COMMON}",
         "CUDA": f"{facts.driver} of the driver, {facts.runtime} of CuPy {facts.cupy}, {facts.nvrtc} of NVRTC",
     }
 

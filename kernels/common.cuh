@@ -10,7 +10,7 @@
 // - Strides and offsets are long long: a batch may have more than 2^31 elements.
 // - Shared memory is dynamic throughout and has one name, so that its size is the launcher's and an emulator can watch it.
 
-extern __shared__ double shared_memory[];
+extern __shared__ __align__(16) double shared_memory[];
 
 // Column and row of this thread's pixel.
 __device__ __forceinline__ int pixel_x() { return blockIdx.x * blockDim.x + threadIdx.x; }
@@ -24,6 +24,18 @@ __device__ __forceinline__ int mirrored(int index, int size) {
   index = abs(index);
   return index < size ? index : 2 * size - 2 - index;
 }
+
+// Division without a divide instruction; exact while dividend times divisor stays below 2^31.
+struct Divisor {
+  int divisor;
+  unsigned inverse;
+  __device__ __forceinline__ explicit Divisor(int divisor)
+      : divisor(divisor), inverse((1u << 31) / (unsigned)divisor + 1) {}
+  __device__ __forceinline__ int quotient(int dividend) const {
+    return (int)((unsigned long long)(2u * dividend) * inverse >> 32);
+  }
+  __device__ __forceinline__ int remainder(int dividend) const { return dividend - quotient(dividend) * divisor; }
+};
 
 // What the threads of a block hold, merged in an order that depends on the block's size alone, and known to all of them.
 template <typename Partial>

@@ -147,6 +147,7 @@ __device__ __forceinline__ void warp_and_differentiate(
   const long long plane = (long long)height * width;
   const int pixels = tile.rows * tile.columns, owned = tile.last_x - tile.first_x;
   float* warped = target.behind;
+  const Divisor per_row(tile.columns), per_owned(owned);
   for (int channel = 0; channel < channels; ++channel, moving += plane, reference += plane, tensor += 6 * plane) {
     const Window a = {reference, 0, 0, width}, b = {warped, tile.left, tile.top, tile.columns};
     __syncthreads();  // what was there has been read
@@ -156,13 +157,13 @@ __device__ __forceinline__ void warp_and_differentiate(
       Target<4> taps;
       warped[pixel] = find_target<4>(target.x[pixel], target.y[pixel], height, width, taps)
                           ? interpolate<float, 4>(moving, taps, width, 1)
-                          : a(tile.top + pixel / tile.columns, tile.left + pixel % tile.columns);
+                          : a(tile.top + per_row.quotient(pixel), tile.left + per_row.remainder(pixel));
     }
     __syncthreads();
 
     // 2. the tensor of the tile
     for (int pixel = threadIdx.x; pixel < owned * (tile.last_y - tile.first_y); pixel += blockDim.x) {
-      int x = tile.first_x + pixel % owned, y = tile.first_y + pixel / owned;
+      int x = tile.first_x + per_owned.remainder(pixel), y = tile.first_y + per_owned.quotient(pixel);
       float j[6] = {};
       term(a, b, x, y, height, width, j);
 #pragma unroll
@@ -184,9 +185,10 @@ __global__ void __launch_bounds__(256)
   const long long plane = (long long)height * width;
   const Tile tile(tile_height, tile_width, Term::HALO, height, width);
   const Targets target(tile);
+  const Divisor per_row(tile.columns);
   flow += blockIdx.z * flow_stride;
   for (int pixel = threadIdx.x; pixel < tile.rows * tile.columns; pixel += blockDim.x) {
-    int x = tile.left + pixel % tile.columns, y = tile.top + pixel / tile.columns;
+    int x = tile.left + per_row.remainder(pixel), y = tile.top + per_row.quotient(pixel);
     const float* uv = flow + (long long)y * width + x;
     target.x[pixel] = (float)x + uv[0] * scale_x;
     target.y[pixel] = (float)y + uv[plane] * scale_y;
@@ -218,6 +220,7 @@ __global__ void __launch_bounds__(256)
   const Tile tile(tile_height, tile_width, Term::HALO, height, width);
   const Targets target(tile);
   const int first = strips[2 * blockIdx.x], count = strips[2 * blockIdx.x + 1];
+  const Divisor per_row(tile.columns), per_line(count);
   const bool shared_flow = flow_stride == 0, writes = !shared_flow || blockIdx.z == 0;
   flow += blockIdx.z * flow_stride;
   if (!shared_flow) upsampled += blockIdx.z * 2 * plane;
@@ -226,9 +229,9 @@ __global__ void __launch_bounds__(256)
 
   // 1. rows of the flow
   for (int pixel = threadIdx.x; pixel < tile.rows * count; pixel += blockDim.x) {
-    const float* u = flow + first + pixel % count;
+    const float* u = flow + first + per_line.remainder(pixel);
     const float* v = u + (long long)above_height * above_width;
-    const int first_tap = (tile.top + pixel / count) * row_taps;
+    const int first_tap = (tile.top + per_line.quotient(pixel)) * row_taps;
     float sum_u = 0.0f, sum_v = 0.0f;
     for (int tap = first_tap; tap < first_tap + row_taps; ++tap) {
       long long row = (long long)row_index[tap] * above_width;
@@ -242,10 +245,10 @@ __global__ void __launch_bounds__(256)
 
   // 2. columns of the flow
   for (int pixel = threadIdx.x; pixel < tile.rows * tile.columns; pixel += blockDim.x) {
-    int x = tile.left + pixel % tile.columns, y = tile.top + pixel / tile.columns;
+    const int row = per_row.quotient(pixel), x = tile.left + per_row.remainder(pixel), y = tile.top + row;
     float u = 0.0f, v = 0.0f;
     for (int tap = 0; tap < column_taps; ++tap) {
-      int at = pixel / tile.columns * count + column_index[tap * width + x] - first;
+      int at = row * count + column_index[tap * width + x] - first;
       u += column_weight[tap * width + x] * lines_u[at];
       v += column_weight[tap * width + x] * lines_v[at];
     }

@@ -229,9 +229,10 @@ __global__ void __launch_bounds__(512, 1)
   __syncthreads();
   auto relax = [&](const Planes& now, int sweeps) {
     const int half_width = (now.grid.width + 1) / 2;
+    const Divisor per_row(half_width);
     for (int half_sweep = 0; half_sweep < 2 * sweeps; ++half_sweep) {
       for (int pair = threadIdx.x; pair < now.grid.height * half_width; pair += blockDim.x) {
-        int y = pair / half_width, x = 2 * (pair % half_width) + (y + half_sweep) % 2;
+        int y = per_row.quotient(pair), x = 2 * per_row.remainder(pair) + (y + half_sweep) % 2;
         if (x < now.grid.width) relax_at(now, x, y, omega);
       }
       __syncthreads();
@@ -242,8 +243,9 @@ __global__ void __launch_bounds__(512, 1)
   for (int k = 0; k < grids - 1; ++k) {
     relax(planes[k], 1);
     const Grid coarse = planes[k + 1].grid;
+    const Divisor per_row(coarse.width);
     for (int pixel = threadIdx.x; pixel < coarse.pixels(); pixel += blockDim.x) {
-      restrict_at(planes[k], planes[k + 1], pixel % coarse.width, pixel / coarse.width);
+      restrict_at(planes[k], planes[k + 1], per_row.remainder(pixel), per_row.quotient(pixel));
     }
     __syncthreads();
   }
@@ -252,8 +254,9 @@ __global__ void __launch_bounds__(512, 1)
   // 2. back
   for (int k = grids - 2; k >= 0; --k) {
     const Grid grid = planes[k].grid;
+    const Divisor per_row(grid.width);
     for (int pixel = threadIdx.x; pixel < grid.pixels(); pixel += blockDim.x) {
-      correct_at(planes[k + 1], planes[k], pixel % grid.width, pixel / grid.width);
+      correct_at(planes[k + 1], planes[k], per_row.remainder(pixel), per_row.quotient(pixel));
     }
     __syncthreads();
     relax(planes[k], 1);

@@ -43,12 +43,13 @@ __global__ void __launch_bounds__(256)
   const int i0 = tile / level.tiles_x * level.tile_height, rows = min(level.tile_height, level.height - i0);
   const int j0 = tile % level.tiles_x * level.tile_width, columns = min(level.tile_width, level.width - j0);
   float* lines = reinterpret_cast<float*>(shared_memory);  // (rows, strip.count)
+  const Divisor per_line(strip.count), per_row(columns);
 
   // 1. rows
   const float* source = planes + blockIdx.z * stride + strip.first;
   for (int pixel = threadIdx.x; pixel < rows * strip.count; pixel += blockDim.x) {
-    const float* column = source + pixel % strip.count;
-    const int first_tap = level.first_row_tap + (i0 + pixel / strip.count) * level.row_taps;
+    const float* column = source + per_line.remainder(pixel);
+    const int first_tap = level.first_row_tap + (i0 + per_line.quotient(pixel)) * level.row_taps;
     float sum = 0.0f;
     for (int tap = first_tap; tap < first_tap + level.row_taps; ++tap)
       sum += row_weight[tap] * column[(long long)row_index[tap] * width];
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(256)
   const long long plane = (long long)level.height * level.width;
   out += (long long)gridDim.z * level.first_pixel + blockIdx.z * spread * plane;
   for (int pixel = threadIdx.x; pixel < rows * columns; pixel += blockDim.x) {
-    const int i = pixel / columns, j = j0 + pixel % columns;
+    const int i = per_row.quotient(pixel), j = j0 + per_row.remainder(pixel);
     const float* line = lines + i * strip.count;
     float sum = 0.0f;
     for (int tap = 0; tap < level.column_taps; ++tap) {

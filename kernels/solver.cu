@@ -86,23 +86,14 @@ __device__ __forceinline__ int half_of(int columns) { return (columns + 3) / 4 *
 
 __device__ __forceinline__ int sorted_column(int x, int y, int half) { return (x + y) % 2 * half + x / 2; }
 
-// Division without a divide instruction; exact while dividend times divisor stays below 2^31.
-struct Divisor {
-  unsigned inverse;
-  __device__ __forceinline__ explicit Divisor(int divisor) : inverse((1u << 31) / divisor + 1) {}
-  __device__ __forceinline__ int quotient(int dividend) const {
-    return (int)((unsigned long long)(2u * dividend) * inverse >> 32);
-  }
-};
-
 // Pixels i and i + 1 of a colour by the rule block, with quadratic smoothness. `row`, `above` and `below` are where these rows
-// begin among the `size` floats of du and dv, below 0 where there is none; the coefficients lie `stride` apart. `x` is the
+// begin in du and dv, below 0 where there is none; the coefficients lie `stride` apart. `x` is the
 // column of pixel i in the level, of which column 0 and column `last` have no neighbour beyond.
-__device__ __forceinline__ void relax_pair(float* du, float* dv, int size, const float* coefficients, int stride, int row,
+__device__ __forceinline__ void relax_pair(float* du, float* dv, const float* coefficients, int stride, int row,
                                            int above, int below, int half, int colour, int i, int parity, int x, int last,
                                            Smoothness c, float omega) {
   const int own = row + colour * half + i, other = half - colour * half + i;
-  const int third = clamped(row + other + (parity == 0 ? -1 : 2), size);
+  const int third = row + other - i + clamped(i + (parity == 0 ? -1 : 2), half);
   const auto around = [&](const float* now, Pair here) {
     const Pair up = above < 0 ? here : pair_at(now, above + other), down = below < 0 ? here : pair_at(now, below + other);
     const Pair beside = pair_at(now, row + other);
@@ -147,7 +138,7 @@ __global__ void __launch_bounds__(512, 1)
   const Divisor per_row(width), per_half(half / 2);
   const auto for_pixels = [&](auto action) {  // of the level, and where they are among the sorted ones
     for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
-      int y = per_row.quotient(pixel), x = pixel - y * width;
+      int y = per_row.quotient(pixel), x = per_row.remainder(pixel);
       action(x, y, y * pitch + sorted_column(x, y, half));
     }
     __syncthreads();
@@ -170,8 +161,8 @@ __global__ void __launch_bounds__(512, 1)
     // 3. one colour after the other
     for (int colour = 0; colour < 2; ++colour) {
       for (int pair = threadIdx.x; pair < height * (half / 2); pair += blockDim.x) {
-        int y = per_half.quotient(pair), i = 2 * (pair - y * (half / 2)), row = y * pitch, parity = (y + colour) % 2;
-        relax_pair(du, dv, sorted_plane, coefficients + row + colour * half + i, sorted_plane, row,
+        int y = per_half.quotient(pair), i = 2 * per_half.remainder(pair), row = y * pitch, parity = (y + colour) % 2;
+        relax_pair(du, dv, coefficients + row + colour * half + i, sorted_plane, row,
                    y == 0 ? -1 : row - pitch, y == height - 1 ? -1 : row + pitch, half, colour, i, parity, 2 * i + parity,
                    width - 1, c, omega);
       }
@@ -255,7 +246,7 @@ __global__ void __launch_bounds__(512, 1)
         out[0] = laplacian<false, false>(flow, flow, at, c);
         out[pitch] = laplacian<false, false>(flow + plane, flow, at, c);
       } else if (part < relaxing) {
-        int refresh = per_refresh.quotient(part - refreshing), sorted = 2 * (part - refreshing - 2 * pairs * refresh);
+        int refresh = per_refresh.quotient(part - refreshing), sorted = 2 * per_refresh.remainder(part - refreshing);
         int ahead = 1 + 2 * refreshed(refresh), y = top + step - ahead;
         if (refresh >= refreshes || y < top || y >= bottom) continue;
         int here = wrapped(step_row - ahead * pitch, size) + sorted;
@@ -265,8 +256,9 @@ __global__ void __launch_bounds__(512, 1)
         float first_fixed[FIXED], second_fixed[FIXED];
 #pragma unroll
         for (int k = 0; k < FIXED; ++k, in += pitch) {
-          first_fixed[k] = pair_at(in, 0).first;
-          second_fixed[k] = pair_at(in, 0).second;
+          const Pair both = pair_at(in, 0);
+          first_fixed[k] = both.first;
+          second_fixed[k] = both.second;
         }
         Pair u = pair_at(du, here), v = pair_at(dv, here);
         const auto folded = [&](const float* values, float now_u, float now_v) {
@@ -282,13 +274,13 @@ __global__ void __launch_bounds__(512, 1)
         pair_at(coefficients, to + 3 * pitch) = {a.bu, b.bu};
         pair_at(coefficients, to + 4 * pitch) = {a.bv, b.bv};
       } else if (part < writing) {
-        int half_sweep = per_half_sweep.quotient(part - relaxing), i = 2 * (part - relaxing - pairs * half_sweep);
+        int half_sweep = per_half_sweep.quotient(part - relaxing), i = 2 * per_half_sweep.remainder(part - relaxing);
         int ahead = 2 + 2 * half_sweep, y = top + step - ahead, colour = half_sweep % 2, parity = (y + colour) % 2;
         if (half_sweep >= half_sweeps || y < top || y >= bottom) continue;
         int row = wrapped(step_row - ahead * pitch, size);
         int later = half_sweep - 2 * first, refresh = later < 0 ? 0 : 1 + per_lag.quotient(later);
         int from = (refresh == 0 ? step_first : step_later) - (ahead - 2 * refreshed(refresh)) * line;
-        relax_pair(du, dv, size, coefficients + wrapped(from, lines) + refresh * lines + colour * half + i, pitch, row,
+        relax_pair(du, dv, coefficients + wrapped(from, lines) + refresh * lines + colour * half + i, pitch, row,
                    y == 0 ? -1 : wrapped(row - pitch, size), y == height - 1 ? -1 : next(row, pitch, size), half, colour,
                    i, parity, left + 2 * i + parity, width - 1, c, omega);
       } else {

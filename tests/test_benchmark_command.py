@@ -22,7 +22,7 @@ from flowreg_gpu.flow import plan_levels
 from flowreg_gpu.options import Options
 
 TINY = ("benchmark", "--size", "64x72", "--quality", "fast", "--frames", "8")
-FACTS = DeviceFacts("NVIDIA H200", (9, 0), "13.0", "13.2", "13.5", "14.2.0", 3 * 2**30, 140 * 2**30)
+FACTS = DeviceFacts("NVIDIA H200", (9, 0), "13.0", "13.2", "13.5", "14.2.0", 3 * 2**30, 140 * 2**30, 132)
 
 
 @pytest.fixture

@@ -234,7 +234,7 @@ def block_kernels(request, monkeypatch, device):
         monkeypatch.setattr(solver, "NARROWEST_STRIP", 2)
         monkeypatch.setattr(solver, "LARGEST_HALO", 9.0)
     else:
-        monkeypatch.setattr(solver, "BLOCKS", 1)
+        monkeypatch.setattr(device, "multiprocessors", 1)
 
 
 def solve_both(device, operations, tensor, weight, flow, relaxation, alpha=ALPHA):

@@ -28,7 +28,7 @@ def test_without_gpu(monkeypatch):
 
 
 def test_with_gpu(monkeypatch):
-    facts = DeviceFacts("NVIDIA H200", (9, 0), "13.0", "13.2", "13.5", "14.2.0", 3 * 2**30, 140 * 2**30)
+    facts = DeviceFacts("NVIDIA H200", (9, 0), "13.0", "13.2", "13.5", "14.2.0", 3 * 2**30, 140 * 2**30, 132)
     monkeypatch.setattr(doctor, "gpu_status", lambda: GPUStatus(True, "NVIDIA H200, compute capability 9.0"))
     monkeypatch.setattr(doctor, "device_facts", lambda: facts)
     told = facts_of(doctor.report())

@@ -293,7 +293,7 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
     }
     with executor, said[fault]:
         assert_same(register(movie, executor, **FAST), expected)
-    assert len(graphs) == {"none": 6, "graph": 0, "memory": 16, "replay": 3}[fault]
+    assert len(graphs) == {"none": 7, "graph": 0, "memory": 16, "replay": 3}[fault]
 
 
 def test_launches_of_a_batch():
@@ -311,9 +311,12 @@ def test_launches_of_a_batch():
 
 
 def test_batch_from_free_memory():
-    assert device_batch(10**9, 10**7) == int(MEMORY_SHARE * 100)
-    assert device_batch(10**6, 10**7) == 1
-    assert device_batch(10**12, 10**7) == LARGEST_BATCH
+    assert device_batch(10**9, 10**7, 132) == int(MEMORY_SHARE * 100)
+    assert device_batch(10**6, 10**7, 132) == 1
+    assert device_batch(10**12, 10**7, 132) == 132
+    assert device_batch(10**12, 10**7, 40) == LARGEST_BATCH // 40 * 40
+    assert device_batch(10**9, 10**7, 40) == 40
+    assert device_batch(10**9, 10**7, 1) == 60
 
 
 def test_nothing_stays_on_the_device():

@@ -67,7 +67,7 @@ class PaperDevice:
     """As much of a `Device` as `DeviceTask` needs, without memory and without work: arrays have a shape only."""
 
     name = "paper"
-    shared_memory = 227 * 1024  # as on an H100
+    shared_memory, multiprocessors = 227 * 1024, 132  # as on an H100
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         """An array of that shape, all elements of which lie in one place."""

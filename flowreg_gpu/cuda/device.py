@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -90,10 +91,13 @@ class Device(Protocol):
     ----------
     shared_memory : int
         Bytes of shared memory that a block can have.
+    multiprocessors : int
+        Blocks with that much that run at a time.
     """
 
     name: str
     shared_memory: int
+    multiprocessors: int
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
         """Device memory of unspecified contents; DeviceMemoryError where there is too little."""
@@ -158,6 +162,7 @@ class DeviceFacts(NamedTuple):
     cupy: str
     free_memory: int
     total_memory: int
+    multiprocessors: int
 
 
 def _import_cupy() -> Any:
@@ -208,7 +213,10 @@ def device_facts(index: int = 0) -> DeviceFacts:
         raise DeviceError(
             f"{name} cannot be used: {_one_line(error)} (driver for CUDA {driver}, CuPy for CUDA {built_for})"
         ) from error
-    return DeviceFacts(name, capability, driver, built_for, nvrtc, cupy.__version__, int(free), int(total))
+    multiprocessors = runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, index)
+    return DeviceFacts(
+        name, capability, driver, built_for, nvrtc, cupy.__version__, int(free), int(total), int(multiprocessors)
+    )
 
 
 def _version(number: int) -> str:
@@ -241,10 +249,14 @@ class CudaDevice:
     """
 
     def __init__(self, index: int = 0) -> None:
-        self.name = device_facts(index).name
+        facts = device_facts(index)
+        self.name, self.multiprocessors = facts.name, facts.multiprocessors
         self._cupy = _import_cupy()
         self._device = self._cupy.cuda.Device(index)
         self._pool = self._cupy.cuda.MemoryPool()
+        # a pool that goes keeps its memory (CuPy 14.2) unless that is freed before
+        self._retired: list[Any] = []
+        weakref.finalize(self, self._pool.free_all_blocks).atexit = False
         self._kernels: dict[tuple[str, str], Kernel] = {}
         # all that CuPy raises: CUDA's, NVRTC's and cuFFT's errors are RuntimeErrors, a library that is missing is an
         # ImportError, a cache of kernels that cannot be written an OSError
@@ -372,7 +384,8 @@ class CudaDevice:
 
     def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
         """Record launches as a CUDA graph; see `Device`."""
-        usual, own = self._pool, self._cupy.cuda.MemoryPool()
+        usual, own = self._pool, self._cupy.cuda.MemoryPool(self._allocate_or_fail)
+        own.set_limit(size=0)
         with self._working():
             self._compute.begin_capture()
         self._pool = own
@@ -381,12 +394,23 @@ class CudaDevice:
         except BaseException:
             with contextlib.suppress(*self._errors), self._device:  # of the recording that is broken off
                 self._compute.end_capture()
+            self._retired.append(own)
             raise
         finally:
             self._pool = usual
         with self._working():
             graph = self._compute.end_capture()
-        return result, functools.partial(self._replay, graph, own)
+        replay = functools.partial(self._replay, graph, own)
+        weakref.finalize(replay, self._retired.append, own).atexit = False
+        return result, replay
+
+    def _allocate_or_fail(self, nbytes: int) -> Any:
+        """Memory for the pool of a recording, which upon CuPy's error would free what the recording uses."""
+        cuda = self._cupy.cuda
+        try:
+            return cuda.MemoryPointer(cuda.Memory(nbytes), 0)
+        except cuda.runtime.CUDARuntimeError as error:
+            raise MemoryError(str(error)) from error
 
     def _replay(self, graph: Any, memory: Any) -> None:
         """Queue a graph; `memory` is the pool that it uses."""
@@ -405,7 +429,9 @@ class CudaDevice:
         """Give memory that no Buffer holds back to other programs."""
         with self._working():
             self._cupy.fft.config.get_plan_cache().clear()  # this thread's FFT plans, which hold memory of the pool
-            self._pool.free_all_blocks()
+            for pool in (self._pool, *self._retired):
+                pool.free_all_blocks()
+            self._retired[:] = [pool for pool in self._retired if pool.total_bytes() > 0]
 
 
 def _address(array: Any) -> int:

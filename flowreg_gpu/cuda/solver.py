@@ -35,8 +35,6 @@ WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagon
 SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
 LARGEST_HALO = 0.25  # of a strip's width without it, where there is a choice
-BLOCKS = 128  # as many as a large GPU runs at once
-
 Psi = tuple[np.float32, np.float32, np.float32]
 _NO_PSI: Psi = (np.float32(1), np.float32(0), np.float32(0))  # psi = 1, before the first refresh
 
@@ -280,7 +278,7 @@ def _relax_in_strips(level: _Level) -> Buffer:
     now, then = level.empty(2), level.empty(2)
     for number, run in enumerate(schedule):
         half_sweeps = 2 * (run.first + run.more)
-        sections = -(-BLOCKS // (frames * strips))
+        sections = -(-level.device.multiprocessors // (frames * strips))
         strip_height = max(-(-height // sections), 4 * half_sweeps)
         columns = min(strip_width + 2 * half_sweeps, width)
         level.device.kernel(FILE, f"relax_strips<{channels}>")(

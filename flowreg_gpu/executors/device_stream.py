@@ -24,11 +24,13 @@ __all__ = ["DeviceStream", "HostBatch", "device_batch"]
 # Share of the free memory that the frames on the device may take: the rest is for what they share and for gaps between
 # blocks. Beyond LARGEST_BATCH frames the time of the launches hardly counts.
 MEMORY_SHARE, LARGEST_BATCH = 0.6, 128
+LARGEST_GRID = 65535  # planes of a launch
 
 
-def device_batch(free_memory: int, bytes_per_frame: int) -> int:
-    """Frames that the device takes at a time: at least one."""
-    return max(1, min(int(MEMORY_SHARE * free_memory) // bytes_per_frame, LARGEST_BATCH))
+def device_batch(free_memory: int, bytes_per_frame: int, multiprocessors: int) -> int:
+    """Frames that the device takes at a time: one to each of its multiprocessors, or to some, or several to all."""
+    frames = max(1, min(int(MEMORY_SHARE * free_memory) // bytes_per_frame, max(LARGEST_BATCH, multiprocessors)))
+    return max(frames // multiprocessors * multiprocessors, min(frames, multiprocessors))
 
 
 @dataclasses.dataclass
@@ -80,10 +82,13 @@ class DeviceStream:
         self._staging_key: tuple[Any, ...] = ()
         self._staging_frames = 0
         self._turn = 0
+        self._task: DeviceTask | None = None
 
     def start_recording(self, job: Job) -> None:
         """Upload and compute what all batches share."""
         self._job = job
+        if self._task is not None:
+            self._task.forget()
         self._task = DeviceTask(self._device, job)
         self._limit = self._chosen_batch
 
@@ -161,6 +166,7 @@ class DeviceStream:
         total: Buffer | None,
     ) -> None:
         """Queue upload, registration and download of frames first to stop."""
+        assert self._task is not None
         raw, *planes = staging.upload(batch.inputs(first, stop))
         registered, flow, statistics = self._task.run(raw, start, *planes)
         staging.release()
@@ -173,9 +179,9 @@ class DeviceStream:
         staging.download(downloads)
 
     def _part(self, batch: HostBatch) -> int:
-        """Frames of a part: as even as the device's memory allows."""
+        """Frames of a part."""
+        _, height, width, channels = batch.frames.shape
         if self._limit is None:
-            _, height, width, channels = batch.frames.shape
             needed = frame_bytes(
                 height,
                 width,
@@ -184,9 +190,9 @@ class DeviceStream:
                 self._job.options,
                 own_planes=batch.planes is not None,
             )
-            self._limit = device_batch(self._device.free_memory(), needed)
-        remaining = batch.count - batch.finished
-        return -(-remaining // -(-remaining // self._limit))
+            self._limit = device_batch(self._device.free_memory(), needed, self._device.multiprocessors)
+        limit: int = min(self._limit, LARGEST_GRID // max(channels, 2))
+        return min(limit, batch.count - batch.finished)
 
     def _ready_staging(self, batch: HostBatch, step: int) -> Staging:
         """The ring of the last batch, if it fits."""
@@ -203,10 +209,9 @@ class DeviceStream:
         assert self._limit is not None
         if self._limit == 1:
             raise error
+        assert self._task is not None
         self._staging = None
-        self._device.synchronize()
         self._task.forget()
-        self._device.release_memory()
         warnings.warn(
             f"{self._limit} frames do not fit into the memory of {self._device.name}; going on with "
             f"{self._limit // 2} at a time",

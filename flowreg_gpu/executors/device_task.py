@@ -112,21 +112,18 @@ class DeviceTask:
         The launches of a size that comes again are recorded and replayed as one.
         """
         size = source.shape, source.dtype
-        if self._recorded is None or size != self._recorded.size:
-            again = size == self._latest_size
-            self.forget()
-            self._latest_size = size
-            if not (again and self._graphs):
-                return self._estimate(source, start)
+        again, self._latest_size = size == self._latest_size, size
+        recorded = self._recorded if self._recorded is not None and size == self._recorded.size else None
+        if recorded is None and again and self._graphs:
+            recorded = self._record(source, start)
+        if recorded is None:
             try:
-                self._recorded = self._record(source, start)
-            except DeviceMemoryError:
-                raise
-            except DeviceError as error:
-                self._graphs = False
-                warnings.warn(f"{error}; going on without a CUDA graph", RuntimeWarning, stacklevel=2)
                 return self._estimate(source, start)
-        recorded = self._recorded
+            except DeviceMemoryError:
+                if self._recorded is None:
+                    raise
+                self.forget()
+                return self._estimate(source, start)
         self._device.copy(recorded.source, source)
         self._device.copy(recorded.start, start)
         recorded.replay()
@@ -138,18 +135,28 @@ class DeviceTask:
         flow: Buffer = self._estimator.flow(planes, start)
         return flow
 
-    def _record(self, source: Buffer, start: Buffer) -> _Recording:
+    def _record(self, source: Buffer, start: Buffer) -> _Recording | None:
+        """A recording in place of the last one; None, and never again, where the device cannot make it."""
         device = self._device
-        device.release_memory()  # a recording takes memory of its own
+        self.forget()  # a recording takes memory of its own
         source, start = device.empty(source.shape, source.dtype), device.empty(start.shape, start.dtype)
-        flow, replay = device.record_graph(lambda: self._estimate(source, start))
-        return _Recording((source.shape, source.dtype), source, start, flow, replay)
+        try:
+            flow, replay = device.record_graph(lambda: self._estimate(source, start))
+        except DeviceMemoryError:
+            raise
+        except DeviceError as error:
+            self._graphs = False
+            warnings.warn(f"{error}; going on without a CUDA graph", RuntimeWarning, stacklevel=2)
+        else:
+            self._recorded = _Recording((source.shape, source.dtype), source, start, flow, replay)
+        return self._recorded
 
     def forget(self) -> None:
-        """Let the recording go, which holds memory."""
+        """Let the recording go, and give memory that is not in use back."""
         if self._recorded is not None:
             self._device.synchronize()
         self._recorded, self._latest_size = None, ()
+        self._device.release_memory()
 
 
 def frame_bytes(

@@ -72,12 +72,12 @@ class EmulatedDevice:
     ----------
     launches : collections.Counter
         Number of launches by (file, expression), counted when they are asked for.
-    shared_memory : int
-        Bytes that a block can have: as on an H100, or fewer where a test says so.
+    shared_memory, multiprocessors : int
+        Bytes that a block can have, and blocks that run at a time: as on an H100, or what a test says.
     """
 
     name = "emulated device"
-    shared_memory = MOST_SHARED_BYTES
+    shared_memory, multiprocessors = MOST_SHARED_BYTES, 132
 
     def __init__(
         self,
