@@ -176,7 +176,13 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
   return robust_weight(u_along * u_along + u_across * u_across + v_along * v_along + v_across * v_across, psi);
 }
 
-// Update of u and v of one pixel by the rule block, from its neighbours'.
+// u and v of one pixel by the rule block, from the right-hand sides.
+__device__ __forceinline__ void update(float keep, const Coefficients& value, float su, float sv, float& u, float& v) {
+  u = keep * u + value.k0 * su + value.k1 * sv;
+  v = keep * v + value.k1 * su + value.k2 * sv;
+}
+
+// The same from the neighbours'.
 template <bool ROBUST>
 __device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coefficients& value, const float* psi_smooth,
                                             const Neighbours& at, Smoothness c, float omega) {
@@ -196,7 +202,5 @@ __device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coeffici
     su = around(du) + value.bu;
     sv = around(dv) + value.bv;
   }
-  float keep = 1.0f - omega;
-  du[at.here] = keep * du[at.here] + value.k0 * su + value.k1 * sv;
-  dv[at.here] = keep * dv[at.here] + value.k1 * su + value.k2 * sv;
+  update(1.0f - omega, value, su, sv, du[at.here], dv[at.here]);
 }

@@ -70,25 +70,63 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
   relax_pixel<ROBUST>(du, du + plane, value, psi_smooth + blockIdx.z * plane, at, {along, across}, omega);
 }
 
-// A row that is sorted by colour: pixel i of a colour is column 2 i + parity, parity = (y + colour) % 2; the `half` pixels of
+// Rows that are sorted by colour: pixel i of a colour is column 2 i + parity, parity = (y + colour) % 2; the `half` pixels of
 // colour 0 come first. The neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity
-// and i + parity. `above` and `below` are where these rows begin, or below 0 where there are none.
-__device__ __forceinline__ Neighbours in_sorted_rows(int row, int above, int below, int half, int colour, int i,
-                                                     int parity, bool first, bool last) {
-  int other = half - colour * half + i;
-  Neighbours at;
-  at.here = row + colour * half + i;
-  at.before = first ? at.here : row + other - 1 + parity;
-  at.after = last ? at.here : row + other + parity;
-  at.left = above < 0 ? at.here : above + other;
-  at.right = below < 0 ? at.here : below + other;
-  return at;
-}
+// and i + parity. `half` is even, so that pixels i and i + 1 are read and written at once where i is. What lies behind the last
+// pixel of a row is computed like a pixel, and never used.
+struct __align__(8) Pair {
+  float first, second;
+};
+
+__device__ __forceinline__ Pair& pair_at(float* line, int index) { return *(Pair*)(line + index); }
+__device__ __forceinline__ Pair pair_at(const float* line, int index) { return *(const Pair*)(line + index); }
+
+// Half of the pixels of a row of so many columns.
+__device__ __forceinline__ int half_of(int columns) { return (columns + 3) / 4 * 2; }
 
 __device__ __forceinline__ int sorted_column(int x, int y, int half) { return (x + y) % 2 * half + x / 2; }
 
-// Launch: one block of threads (32, n) a frame, blockIdx.z = frame; shared memory for the increment, and for the coefficients
-// where in_shared, in rows sorted by colour. All sweeps of the rule block, with quadratic smoothness.
+// Division without a divide instruction; exact while dividend times divisor stays below 2^31.
+struct Divisor {
+  unsigned inverse;
+  __device__ __forceinline__ explicit Divisor(int divisor) : inverse((1u << 31) / divisor + 1) {}
+  __device__ __forceinline__ int quotient(int dividend) const {
+    return (int)((unsigned long long)(2u * dividend) * inverse >> 32);
+  }
+};
+
+// Pixels i and i + 1 of a colour by the rule block, with quadratic smoothness. `row`, `above` and `below` are where these rows
+// begin among the `size` floats of du and dv, below 0 where there is none; the coefficients lie `stride` apart. `x` is the
+// column of pixel i in the level, of which column 0 and column `last` have no neighbour beyond.
+__device__ __forceinline__ void relax_pair(float* du, float* dv, int size, const float* coefficients, int stride, int row,
+                                           int above, int below, int half, int colour, int i, int parity, int x, int last,
+                                           Smoothness c, float omega) {
+  const int own = row + colour * half + i, other = half - colour * half + i;
+  const int third = clamped(row + other + (parity == 0 ? -1 : 2), size);
+  const auto around = [&](const float* now, Pair here) {
+    const Pair up = above < 0 ? here : pair_at(now, above + other), down = below < 0 ? here : pair_at(now, below + other);
+    const Pair beside = pair_at(now, row + other);
+    const float outside = now[third];
+    float before = parity == 0 ? outside : beside.first, between = parity == 0 ? beside.first : beside.second;
+    float after = parity == 0 ? beside.second : outside;
+    return Pair{c.along * ((x == 0 ? here.first : before) + (x == last ? here.first : between)) +
+                    c.across * (up.first + down.first),
+                c.along * (between + (x + 2 == last ? here.second : after)) + c.across * (up.second + down.second)};
+  };
+  Pair u = pair_at(du, own), v = pair_at(dv, own);
+  const Pair around_u = around(du, u), around_v = around(dv, v);
+  const Pair k0 = pair_at(coefficients, 0), k1 = pair_at(coefficients, stride), k2 = pair_at(coefficients, 2 * stride);
+  const Pair bu = pair_at(coefficients, 3 * stride), bv = pair_at(coefficients, 4 * stride);
+  const float keep = 1.0f - omega;
+  update(keep, {k0.first, k1.first, k2.first}, around_u.first + bu.first, around_v.first + bv.first, u.first, v.first);
+  update(keep, {k0.second, k1.second, k2.second}, around_u.second + bu.second, around_v.second + bv.second, u.second,
+         v.second);
+  pair_at(du, own) = u;
+  pair_at(dv, own) = v;
+}
+
+// Launch: one block of threads a frame, blockIdx.z = frame; shared memory for the increment, and for the coefficients where
+// in_shared, in rows sorted by colour. All sweeps of the rule block, with quadratic smoothness.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     relax_level(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
@@ -96,9 +134,9 @@ __global__ void __launch_bounds__(512, 1)
                 const float* __restrict__ flow,    // (frames or 1, 2, height, width)
                 int height, int width, long long flow_stride, int sweeps, int lag, float along, float across, float omega,
                 float constant, float factor, float power, int in_shared,
-                float* scratch,                   // (frames, 5, height, width rounded up to an even number)
+                float* scratch,                   // (frames, 5, height, width rounded up to a multiple of 4)
                 float* __restrict__ increment) {  // (frames, 2, height, width)
-  const int plane = height * width, half = (width + 1) / 2, pitch = 2 * half, sorted_plane = height * pitch;
+  const int plane = height * width, half = half_of(width), pitch = 2 * half, sorted_plane = height * pitch;
   const Smoothness c = {along, across};
   tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
   flow += blockIdx.z * flow_stride;
@@ -106,9 +144,12 @@ __global__ void __launch_bounds__(512, 1)
   float* du = (float*)shared_memory;
   float* dv = du + sorted_plane;
   float* coefficients = in_shared ? dv + sorted_plane : scratch + (long long)blockIdx.z * 5 * sorted_plane;
+  const Divisor per_row(width), per_half(half / 2);
   const auto for_pixels = [&](auto action) {  // of the level, and where they are among the sorted ones
-    for (int y = threadIdx.y; y < height; y += blockDim.y)
-      for (int x = threadIdx.x; x < width; x += blockDim.x) action(x, y, y * pitch + sorted_column(x, y, half));
+    for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
+      int y = per_row.quotient(pixel), x = pixel - y * width;
+      action(x, y, y * pitch + sorted_column(x, y, half));
+    }
     __syncthreads();
   };
   const auto refresh = [&](Psi psi) {
@@ -128,13 +169,11 @@ __global__ void __launch_bounds__(512, 1)
     if ((sweep + 1) % lag == 0) refresh({constant, factor, power});
     // 3. one colour after the other
     for (int colour = 0; colour < 2; ++colour) {
-      for (int y = threadIdx.y; y < height; y += blockDim.y) {
-        const int parity = (y + colour) % 2, row = y * pitch;
-        for (int i = threadIdx.x; 2 * i + parity < width; i += blockDim.x) {
-          Neighbours at = in_sorted_rows(row, y == 0 ? -1 : row - pitch, y == height - 1 ? -1 : row + pitch, half, colour,
-                                         i, parity, 2 * i + parity == 0, 2 * i + parity == width - 1);
-          relax_pixel<false>(du, dv, load(coefficients + at.here, sorted_plane), du, at, c, omega);
-        }
+      for (int pair = threadIdx.x; pair < height * (half / 2); pair += blockDim.x) {
+        int y = per_half.quotient(pair), i = 2 * (pair - y * (half / 2)), row = y * pitch, parity = (y + colour) % 2;
+        relax_pair(du, dv, sorted_plane, coefficients + row + colour * half + i, sorted_plane, row,
+                   y == 0 ? -1 : row - pitch, y == height - 1 ? -1 : row + pitch, half, colour, i, parity, 2 * i + parity,
+                   width - 1, c, omega);
       }
       __syncthreads();
     }
@@ -147,24 +186,15 @@ __global__ void __launch_bounds__(512, 1)
   });
 }
 
-// Division without a divide instruction; exact while dividend times divisor stays below 65536.
-struct Divisor {
-  int inverse;
-  __device__ __forceinline__ explicit Divisor(int divisor) : inverse(65536 / divisor + 1) {}
-  __device__ __forceinline__ int quotient(int dividend) const { return dividend * inverse >> 16; }
-};
-
-// Launch: blockIdx = strip of columns, section of rows, and frame; threads (32, n). The first `first` sweeps of the rule block
-// and `more` after them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep
-// after the first ones. Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row
-// t - 2 - 2k, so that all half-sweeps of a step are independent, and its refresh one row ahead of it; what no later half-sweep
-// needs is overwritten. So a pixel is loaded once for all sweeps of a launch, or as often as strips need it for their halo: as
-// many pixels as half-sweeps on each side that does not end at the edge of the level, of which every half-sweep leaves one
-// fewer with known neighbours.
+// Launch: blockIdx = strip of columns, section of rows, and frame. The first `first` sweeps of the rule block and `more` after
+// them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep after the first ones.
+// Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row t - 2 - 2k, so that all
+// half-sweeps of a step are independent, and its refresh one row ahead of it; what no later half-sweep needs is overwritten. So
+// a pixel is loaded once for all sweeps of a launch, or as often as strips need it for their halo: as many pixels as
+// half-sweeps on each side that does not end at the edge of the level, of which every half-sweep spoils one more.
 //
-// Shared memory holds, in rings of rows: the increment, for all half-sweeps; the coefficients of each refresh, for those up to
-// the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
-// Rows are sorted by colour, from `left` on.
+// Shared memory holds, in rings of rows sorted by colour: the increment, for all half-sweeps; the coefficients of each refresh,
+// for those up to the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     relax_strips(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
@@ -182,46 +212,41 @@ __global__ void __launch_bounds__(512, 1)
   const int first_y = blockIdx.y * strip_height, last_y = min(first_y + strip_height, height);
   const int left = max(first_x - half_sweeps, 0), right = min(last_x + half_sweeps, width);  // left is even
   const int top = max(first_y - half_sweeps, 0), bottom = min(last_y + half_sweeps, height);
-  const int half = (right - left + 1) / 2, pitch = 2 * half;
+  const int half = half_of(right - left), pitch = 2 * half, pairs = half / 2;
   const Smoothness c = {along, across};
   tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
   flow += blockIdx.z * flow_stride;
   before += (long long)blockIdx.z * 2 * plane;
   increment += (long long)blockIdx.z * 2 * plane;
 
-  // Refresh r comes before half-sweep refreshed(r); each has rows of coefficients for the half-sweeps up to the next.
+  // Refresh r comes before half-sweep refreshed(r). Rows are counted by the floats that they take in a ring.
   const auto refreshed = [&](int refresh) { return refresh == 0 ? 0 : 2 * (first + (refresh - 1) * lag); };
-  const int rows = 2 * half_sweeps + 2, fixed_rows = 2 * refreshed(refreshes - 1) + 2, coefficient_rows = 4 * lag;
-  float* du = (float*)shared_memory;  // (rows, pitch)
-  float* dv = du + rows * pitch;
-  float* coefficients = dv + rows * pitch;                                 // (refreshes, coefficient_rows, 5, pitch)
-  float* fixed = coefficients + refreshes * coefficient_rows * 5 * pitch;  // (fixed_rows, FIXED, pitch)
+  const int size = (2 * half_sweeps + 2) * pitch, line = 5 * pitch, lines = 4 * lag * line;
+  const int fixed_line = FIXED * pitch, fixed_lines = (2 * refreshed(refreshes - 1) + 2) * fixed_line;
+  float* du = (float*)shared_memory;
+  float* dv = du + size;
+  float* coefficients = dv + size;                    // a ring of `lines` for every refresh
+  float* fixed = coefficients + refreshes * lines;  // of `fixed_lines`
+  const auto wrapped = [](int row, int ring) { return row < 0 ? row + ring : row; };
+  const auto next = [](int row, int step, int ring) { return row + step == ring ? 0 : row + step; };
 
-  // Where the strip was cut out, a half-sweep has to stay one pixel further inside than the one before.
-  const int cut_left = left > 0, cut_right = right < width, cut_top = top > 0, cut_bottom = bottom < height;
-  const auto inside = [&](int x, int y, int margin) {
-    return x >= left + cut_left * margin && x < right - cut_right * margin && y >= top + cut_top * margin &&
-           y < bottom - cut_bottom * margin;
-  };
-  const auto wrapped = [](int row, int count) { return row < 0 ? row + count : row; };
-  const auto next = [](int row, int count) { return row + 1 == count ? 0 : row + 1; };
-
-  // At every step, the warps share out: runs of 32 columns to load, runs of 32 pixels of one colour to refresh and to relax,
-  // runs of 32 columns to write. What the step is modulo each number of rows says where a row lies.
-  const int lane = threadIdx.x, spans = (right - left + 31) / 32, runs = (half + 31) / 32;
-  const int refreshing = spans, relaxing = refreshing + 2 * runs * refreshes, writing = relaxing + runs * half_sweeps;
-  const Divisor per_refresh(2 * runs), per_colour(runs), per_lag(2 * lag);
-  int step_row = 0, step_fixed = 0, step_first = 0, step_later = (coefficient_rows - 4 * first) % coefficient_rows;
+  // At every step, the threads share out: columns to load, pairs of pixels to refresh, pairs to relax, columns to write, each
+  // beginning with a warp of its own. Where the step is in each ring says where a row lies.
+  const auto whole_warps = [](int count) { return (count + 31) / 32 * 32; };
+  const int refreshing = whole_warps(right - left), relaxing = refreshing + whole_warps(2 * pairs * refreshes);
+  const int writing = relaxing + whole_warps(pairs * half_sweeps), parts = writing + last_x - first_x;
+  const Divisor per_refresh(2 * pairs), per_half_sweep(pairs), per_lag(2 * lag);
+  int step_row = 0, step_fixed = 0, step_first = 0, step_later = (4 * lag - 4 * first) % (4 * lag) * line;
   for (int step = 0; step <= bottom - top + 2 * half_sweeps; ++step) {
-    for (int part = threadIdx.y; part < writing + spans; part += blockDim.y) {
+    for (int part = threadIdx.x; part < parts; part += blockDim.x) {
       if (part < refreshing) {
-        int x = left + 32 * part + lane, y = top + step;
+        int x = left + part, y = top + step;
         if (x >= right || y >= bottom) continue;
         Stencil<false> at(x, y, height, width);
-        int sorted = sorted_column(x - left, y, half), here = step_row * pitch + sorted;
-        du[here] = fresh ? 0.0f : before[at.here];
-        dv[here] = fresh ? 0.0f : before[plane + at.here];
-        float* out = fixed + step_fixed * FIXED * pitch + sorted;
+        int sorted = sorted_column(part, y, half);
+        du[step_row + sorted] = fresh ? 0.0f : before[at.here];
+        dv[step_row + sorted] = fresh ? 0.0f : before[plane + at.here];
+        float* out = fixed + step_fixed + sorted;
         const float *j = tensor + at.here, *share = weight + at.here;
 #pragma unroll
         for (int k = 0; k < 6 * CHANNELS; ++k, j += plane, out += pitch) *out = *j;
@@ -230,45 +255,55 @@ __global__ void __launch_bounds__(512, 1)
         out[0] = laplacian<false, false>(flow, flow, at, c);
         out[pitch] = laplacian<false, false>(flow + plane, flow, at, c);
       } else if (part < relaxing) {
-        int refresh = per_refresh.quotient(part - refreshing), run = part - refreshing - 2 * runs * refresh;
-        int colour = run >= runs, i = 32 * (run - colour * runs) + lane, margin = refreshed(refresh);
-        int y = top + step - 1 - 2 * margin, x = left + 2 * i + (y + colour) % 2;
-        if (y < top || !inside(x, y, margin)) continue;
-        int sorted = colour * half + i, here = wrapped(step_row - 1 - 2 * margin, rows) * pitch + sorted;
-        int line = wrapped((refresh == 0 ? step_first : step_later) - 1, coefficient_rows) + refresh * coefficient_rows;
-        const float* in = fixed + wrapped(step_fixed - 1 - 2 * margin, fixed_rows) * FIXED * pitch + sorted;
+        int refresh = per_refresh.quotient(part - refreshing), sorted = 2 * (part - refreshing - 2 * pairs * refresh);
+        int ahead = 1 + 2 * refreshed(refresh), y = top + step - ahead;
+        if (refresh >= refreshes || y < top || y >= bottom) continue;
+        int here = wrapped(step_row - ahead * pitch, size) + sorted;
+        int to = wrapped((refresh == 0 ? step_first : step_later) - line, lines) + refresh * lines + sorted;
+        const float* in = fixed + wrapped(step_fixed - ahead * fixed_line, fixed_lines) + sorted;
         Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
-        Coefficients value = {0.0f, 0.0f, 0.0f, in[7 * CHANNELS * pitch], in[(7 * CHANNELS + 1) * pitch]};
-        fold_data<CHANNELS, false>(in, in + 6 * CHANNELS * pitch, pitch, du[here], dv[here],
-                                   2.0f * (c.along + c.across), omega, psi, value);
-        store(value, coefficients + line * 5 * pitch + sorted, pitch);
+        float first_fixed[FIXED], second_fixed[FIXED];
+#pragma unroll
+        for (int k = 0; k < FIXED; ++k, in += pitch) {
+          first_fixed[k] = pair_at(in, 0).first;
+          second_fixed[k] = pair_at(in, 0).second;
+        }
+        Pair u = pair_at(du, here), v = pair_at(dv, here);
+        const auto folded = [&](const float* values, float now_u, float now_v) {
+          Coefficients value = {0.0f, 0.0f, 0.0f, values[7 * CHANNELS], values[7 * CHANNELS + 1]};
+          fold_data<CHANNELS, false>(values, values + 6 * CHANNELS, 1, now_u, now_v, 2.0f * (c.along + c.across), omega,
+                                     psi, value);
+          return value;
+        };
+        const Coefficients a = folded(first_fixed, u.first, v.first), b = folded(second_fixed, u.second, v.second);
+        pair_at(coefficients, to) = {a.k0, b.k0};
+        pair_at(coefficients, to + pitch) = {a.k1, b.k1};
+        pair_at(coefficients, to + 2 * pitch) = {a.k2, b.k2};
+        pair_at(coefficients, to + 3 * pitch) = {a.bu, b.bu};
+        pair_at(coefficients, to + 4 * pitch) = {a.bv, b.bv};
       } else if (part < writing) {
-        int half_sweep = per_colour.quotient(part - relaxing), i = 32 * (part - relaxing - runs * half_sweep) + lane;
-        int y = top + step - 2 - 2 * half_sweep, colour = half_sweep % 2, parity = (y + colour) % 2;
-        int x = left + 2 * i + parity;
-        if (y < top || !inside(x, y, half_sweep + 1)) continue;
+        int half_sweep = per_half_sweep.quotient(part - relaxing), i = 2 * (part - relaxing - pairs * half_sweep);
+        int ahead = 2 + 2 * half_sweep, y = top + step - ahead, colour = half_sweep % 2, parity = (y + colour) % 2;
+        if (half_sweep >= half_sweeps || y < top || y >= bottom) continue;
+        int row = wrapped(step_row - ahead * pitch, size);
         int later = half_sweep - 2 * first, refresh = later < 0 ? 0 : 1 + per_lag.quotient(later);
-        int line = (refresh == 0 ? step_first : step_later) - 2 - 2 * (half_sweep - refreshed(refresh));
-        line = wrapped(line, coefficient_rows) + refresh * coefficient_rows;
-        int row = wrapped(step_row - 2 - 2 * half_sweep, rows);
-        Neighbours at = in_sorted_rows(row * pitch, y == 0 ? -1 : wrapped(row - 1, rows) * pitch,
-                                       y == height - 1 ? -1 : next(row, rows) * pitch, half, colour, i, parity, x == 0,
-                                       x == width - 1);
-        const float* value = coefficients + line * 5 * pitch + colour * half + i;
-        relax_pixel<false>(du, dv, load(value, pitch), du, at, c, omega);
+        int from = (refresh == 0 ? step_first : step_later) - (ahead - 2 * refreshed(refresh)) * line;
+        relax_pair(du, dv, size, coefficients + wrapped(from, lines) + refresh * lines + colour * half + i, pitch, row,
+                   y == 0 ? -1 : wrapped(row - pitch, size), y == height - 1 ? -1 : next(row, pitch, size), half, colour,
+                   i, parity, left + 2 * i + parity, width - 1, c, omega);
       } else {
-        int x = left + 32 * (part - writing) + lane, y = top + step - 1 - 2 * half_sweeps;
-        if (x < first_x || x >= last_x || y < first_y || y >= last_y) continue;
-        int here = wrapped(step_row - 1 - 2 * half_sweeps, rows) * pitch + sorted_column(x - left, y, half);
+        int x = first_x + part - writing, y = top + step - 1 - 2 * half_sweeps;
+        if (y < first_y || y >= last_y) continue;
+        int here = wrapped(step_row - (1 + 2 * half_sweeps) * pitch, size) + sorted_column(x - left, y, half);
         increment[y * width + x] = du[here];
         increment[plane + y * width + x] = dv[here];
       }
     }
     __syncthreads();
-    step_row = next(step_row, rows);
-    step_fixed = next(step_fixed, fixed_rows);
-    step_first = next(step_first, coefficient_rows);
-    step_later = next(step_later, coefficient_rows);
+    step_row = next(step_row, pitch, size);
+    step_fixed = next(step_fixed, fixed_line, fixed_lines);
+    step_first = next(step_first, line, lines);
+    step_later = next(step_later, line, lines);
   }
 }
 

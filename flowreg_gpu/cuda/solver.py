@@ -30,7 +30,7 @@ EXPRESSIONS = (
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
 
-WARPS = (32, 16)  # threads that relax a small level or a strip of one frame
+GROUP = (512,)  # threads that relax a small level or a strip of one frame
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
 SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
@@ -166,7 +166,12 @@ def _is_robust(relaxation: Relaxation) -> bool:
 
 def _level_memory(height: int, width: int, planes: int) -> int:
     """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
-    return 4 * planes * height * (width + width % 2)
+    return 4 * planes * height * _sorted_width(width)
+
+
+def _sorted_width(width: int) -> int:
+    """Floats of a row that is sorted by colour: two even numbers."""
+    return -(-width // 4) * 4
 
 
 def _single(psi: tuple[float, float, float]) -> Psi:
@@ -181,12 +186,12 @@ def _relax_level(level: _Level) -> Buffer:
     """All sweeps in one launch, a block a frame; coefficients in shared memory too, where they fit."""
     frames, channels, _, height, width = level.tensor.shape
     increment = level.empty(2)
-    scratch = level.device.empty((frames, 5, height, width + width % 2), np.float32)
+    scratch = level.device.empty((frames, 5, height, _sorted_width(width)), np.float32)
     needed = _level_memory(height, width, 2 + 5)
     in_shared = needed <= level.device.shared_memory
     level.device.kernel(FILE, f"relax_level<{channels}>")(
         (1, 1, frames),
-        WARPS,
+        GROUP,
         (
             level.tensor,
             level.weight,
@@ -239,9 +244,9 @@ def _widest_strip(width: int, channels: int, lag: int, schedule: list[_Run], sha
     """Columns of a strip without its halo: an even number, or all."""
     widest = width
     for run in schedule:
-        columns = shared_memory // (4 * run.floats(channels, lag))
-        if columns <= width:  # an odd width takes one more
-            widest = min(widest, (columns - 4 * (run.first + run.more)) // 2 * 2)
+        columns = shared_memory // (4 * run.floats(channels, lag)) // 4 * 4
+        if columns < width:
+            widest = min(widest, columns - 4 * (run.first + run.more))
     return widest
 
 
@@ -274,7 +279,7 @@ def _relax_in_strips(level: _Level) -> Buffer:
         columns = min(strip_width + 2 * half_sweeps, width)
         level.device.kernel(FILE, f"relax_strips<{channels}>")(
             (strips, -(-height // strip_height), frames),
-            WARPS,
+            GROUP,
             (
                 level.tensor,
                 level.weight,
@@ -294,7 +299,7 @@ def _relax_in_strips(level: _Level) -> Buffer:
                 *level.psi_data,
                 then,
             ),
-            shared_mem=4 * run.floats(channels, level.relaxation.lag) * (columns + columns % 2),
+            shared_mem=4 * run.floats(channels, level.relaxation.lag) * _sorted_width(columns),
         )
         now, then = then, now
     return now
