@@ -263,7 +263,7 @@ def test_solver_with_a_shared_flow(device, operations, rule):
     assert_same(device, *solve_both(device, operations, tensor, weight, flow[:1], RULES[rule]))
 
 
-@pytest.mark.parametrize(("side", "fits"), [(90, True), (91, False)])
+@pytest.mark.parametrize(("side", "fits"), [(89, True), (90, False)])
 def test_levels_that_are_relaxed_in_one_launch(side, fits):
     device = EmulatedDevice()
     solve_both(device, CudaOperations(device), *solver_case(side, side, 1), Relaxation("block", 1.8, 1, 2, 0.45, 1.0))
