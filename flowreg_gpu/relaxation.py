@@ -59,7 +59,7 @@ CYCLES = (1.2, 8, 1)
 COARSEST_SIDE, COARSEST_SWEEPS = 4, 8
 # 'auto' takes it where alpha over the share of pixels with structure is above this: there block misses more than 5 % of
 # the energy.
-MULTIGRID_ALPHA = {"gc": 200.0, "cs": 50.0, "gray": 1.0}
+MULTIGRID_ALPHA = {"gc": 200.0, "cs": 50.0, "gray": 2.0}
 
 
 def settle_solver(options: Options, flat: float = 0.0) -> Options:
