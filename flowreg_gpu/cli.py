@@ -91,7 +91,7 @@ def _add_register(commands: Any) -> None:
     parser.add_argument("--flow", metavar="FILE", help="keep the flow: .h5, .hdf5, .tif or .tiff")
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
     parser.add_argument("--channels", type=int, metavar="N", help="channels of an interleaved stack")
-    parser.add_argument("--batch", type=int, metavar="N", help="frames in memory at a time; never changes the result")
+    parser.add_argument("--batch", type=int, metavar="N", help="frames computed at a time; never changes the result")
     parser.add_argument(
         "--verify", type=int, default=0, metavar="N", help="register N spread frames on the CPU too, and compare"
     )

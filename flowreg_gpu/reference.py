@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -84,7 +86,7 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
     """Frames start - halo to stop + halo, mirrored at the ends of the recording (half-sample symmetric)."""
     first, last = max(start - halo, 0), min(stop + halo, reader.n_frames)
     frames = reader.read(first, last)
-    if halo == 0:
+    if last - first == stop - start + 2 * halo:
         return frames
     wanted = np.mod(np.arange(start - halo, stop + halo), 2 * reader.n_frames)
     wanted = np.minimum(wanted, 2 * reader.n_frames - 1 - wanted)
@@ -126,7 +128,7 @@ def build_reference(
         return image
     sigma = options.sigma_per_channel(channels) + np.array(EXTRA_SIGMA)
     raw = Preprocessing.build(np.zeros(channels, np.float32), np.ones(channels, np.float32), sigma, height, width)
-    mean_raw, mean_planes, low, high = _filtered_extent(selection, raw, batch)
+    mean_raw, mean_planes, low, high = _filtered_extent(selection, raw, batch, executor.n_workers)
     minimum, scale = normalization(low, high, options.channel_normalization)
     x, y = options.alpha_xy
     job = Job(
@@ -149,18 +151,20 @@ def build_reference(
 
 
 def _filtered_extent(
-    reader: FrameReader, preprocessing: Preprocessing, batch: int
+    reader: FrameReader, preprocessing: Preprocessing, batch: int, n_threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Mean of the raw frames, and mean, channel-wise minimum and maximum of the filtered ones."""
     n_frames, height, width, channels = reader.shape
     total, total_planes = np.zeros((height, width, channels)), np.zeros((channels, height, width))
     low, high = np.full(channels, np.inf, np.float32), np.full(channels, -np.inf, np.float32)
     halo = preprocessing.halo
-    for begin in range(0, n_frames, batch):
-        frames = read_window(reader, begin, min(begin + batch, n_frames), halo)
-        for index in range(len(frames) - 2 * halo):
-            planes = preprocess(frames[index : index + 2 * halo + 1], preprocessing)
-            total += frames[index + halo]
-            total_planes += planes
-            low, high = np.minimum(low, planes.min(axis=(1, 2))), np.maximum(high, planes.max(axis=(1, 2)))
+    with ThreadPoolExecutor(n_threads) as threads:
+        for begin in range(0, n_frames, batch):
+            frames = read_window(reader, begin, min(begin + batch, n_frames), halo)
+            windows = [frames[index : index + 2 * halo + 1] for index in range(len(frames) - 2 * halo)]
+            filtered = threads.map(preprocess, windows, itertools.repeat(preprocessing))
+            for window, planes in zip(windows, filtered, strict=True):  # in order, for the sums
+                total += window[halo]
+                total_planes += planes
+                low, high = np.minimum(low, planes.min(axis=(1, 2))), np.maximum(high, planes.max(axis=(1, 2)))
     return (total / n_frames).astype(np.float32), (total_planes / n_frames).astype(np.float32), low, high

@@ -1,4 +1,8 @@
-"""The recording loop: frames from a reader through an executor to writers, a batch at a time."""
+"""The recording loop: frames from a reader through an executor to writers, a batch at a time.
+
+While a batch is computed, the next is read and the one before is written: at most two batches of frames and two of
+results are held, besides what the executor keeps of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import dataclasses
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -32,6 +37,7 @@ from flowreg_gpu.io import (
     partial_name,
 )
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
+from flowreg_gpu.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
 from flowreg_gpu.reference import ReferenceLike, build_reference, read_window, resolve_reference
 from flowreg_gpu.verification import Verification, Verifier, spread_frames
@@ -115,7 +121,7 @@ class Registration:
     options : Options
     n_workers : int or None
     batch : int or None
-        Frames held in memory at a time; None chooses by their size. Never changes the result.
+        Frames computed at a time; None chooses by their size. Never changes the result.
     verify : int
         Number of frames, spread over the recording, that are registered on the CPU too and compared.
 
@@ -155,7 +161,7 @@ class Registration:
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
-        self.batch = batch or _default_batch(reader, self.executor)
+        self.batch = batch or _default_batch(reader, self.executor, self.options.buffer_size)
 
     def run(
         self,
@@ -212,55 +218,67 @@ class Registration:
 
         Returns the statistics (T, 8) of the frames and the number of NaN or infinite pixels.
         """
-        n_frames, window = self.reader.n_frames, self.options.buffer_size
+        n_frames, length = self.reader.n_frames, self.options.buffer_size
+        windows = [range(begin, min(begin + length, n_frames)) for begin in range(0, n_frames, length)]
         start = self._first_start(job, report)
         count = _Counter(report, "frames", n_frames)
+        keep_flow = flow_writer is not None or verifier is not None
         statistics, nonfinite = [], 0
-        for begin in range(0, n_frames, window):
-            frames = range(begin, min(begin + window, n_frames))
-            mean = FlowMean()
-            keep_flow = flow_writer is not None or verifier is not None
-            for batch in self._batches(job, frames, start, mean, LAST_FLOWS, keep_flow, count):
-                result = batch.result
-                if writer is not None:
-                    writer.write(result.registered)
-                if flow_writer is not None:
-                    assert result.flow is not None
-                    flow_writer.write(result.flow)
-                if verifier is not None:
-                    verifier.compare(batch.first, batch.frames, start, result)
-                statistics.append(result.statistics.copy())
-                nonfinite += batch.replaced
-            if self.options.update_initialization_w:
-                start = mean.planes()
+        with self._reading(job, windows) as reading, WriteBehind((writer, flow_writer)) as writing:
+            for frames in windows:
+                mean = FlowMean()
+                for batch in self._batches(job, frames, reading, start, mean, LAST_FLOWS, keep_flow, count):
+                    result = batch.result
+                    writing.write((result.registered, result.flow), lent=not self.executor.keeps_results)
+                    if verifier is not None:
+                        verifier.compare(batch.first, batch.frames, start, result)
+                    statistics.append(result.statistics.copy())
+                    nonfinite += batch.replaced
+                    del batch, result  # their memory, before another batch is read
+                if self.options.update_initialization_w:
+                    start = mean.planes()
         return np.concatenate(statistics), nonfinite
 
     def _first_start(self, job: Job, report: StageProgress) -> NDArray[np.float32]:
         """Start flow (2, H, W) of the first window: the mean flow of its first frames, started from zero."""
         n_frames, height, width, _ = self.reader.shape
-        first = min(FIRST_FLOWS, self.options.buffer_size, n_frames)
+        frames = range(min(FIRST_FLOWS, self.options.buffer_size, n_frames))
         mean = FlowMean()
         zero = np.zeros((2, height, width), np.float32)
-        for _ in self._batches(job, range(first), zero, mean, first, False, _Counter(report, "start", first)):
-            pass  # the mean is what is wanted
+        count = _Counter(report, "start", len(frames))
+        with self._reading(job, [frames]) as reading:
+            # the mean is what is wanted
+            deque(self._batches(job, frames, reading, zero, mean, len(frames), False, count), maxlen=0)
         return mean.planes()
+
+    def _spans(self, frames: range) -> list[tuple[int, int]]:
+        """First frame of every batch of a window, and the one after its last."""
+        return [(first, min(first + self.batch, frames.stop)) for first in frames[:: self.batch]]
+
+    def _reading(self, job: Job, windows: Sequence[range]) -> ReadAhead[tuple[NDArray[Any], int]]:
+        """Frames with halo of every batch of the windows, and the number of NaN or infinite pixels replaced."""
+
+        def read(first: int, stop: int) -> tuple[NDArray[Any], int]:
+            frames = read_window(self.reader, first, stop, job.halo)
+            return frames, _replace_nonfinite(frames, job.reference, job.halo)
+
+        spans = [span for frames in windows for span in self._spans(frames)]
+        return ReadAhead(read, spans, self.reader.threaded)
 
     def _batches(
         self,
         job: Job,
         frames: range,
+        reading: ReadAhead[tuple[NDArray[Any], int]],
         start: NDArray[np.float32],
         mean: FlowMean,
         averaged: int,
         keep_flow: bool,
         count: _Counter,
     ) -> Iterator[_Batch]:
-        """Register frames, adding the flows of the last `averaged` ones to `mean`; yield batch by batch."""
-        halo = job.halo
-        for first in frames[:: self.batch]:
-            stop = min(first + self.batch, frames.stop)
-            batch = read_window(self.reader, first, stop, halo)
-            replaced = _replace_nonfinite(batch, job.reference, halo)
+        """Register a window, adding the flows of its last `averaged` frames to `mean`; yield batch by batch."""
+        for first, stop in self._spans(frames):
+            batch, replaced = reading.next()
             result = self.executor.register_batch(
                 batch,
                 start,
@@ -270,6 +288,7 @@ class Registration:
                 averaged=min(max(stop - (frames.stop - averaged), 0), stop - first),
             )
             yield _Batch(first, batch, replaced, result)
+            del batch, result  # as the caller does
 
     def _summary(
         self,
@@ -323,10 +342,15 @@ class _Counter:
         self._report(self._stage, self._finished, self._total)
 
 
-def _default_batch(reader: FrameReader, executor: BaseExecutor) -> int:
-    """Frames whose input, output and flow take the executor's bytes, but enough of them to keep every worker busy."""
+def _default_batch(reader: FrameReader, executor: BaseExecutor, window: int) -> int:
+    """Frames whose input, output and flow take the executor's bytes, but enough of them to keep every worker busy.
+
+    Where a window takes several batches, they are even: each is read and written beside the computation of another.
+    """
     frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
-    return int(np.clip(executor.batch_bytes // frame, 2 * executor.n_workers, 1024))
+    most = int(np.clip(executor.batch_bytes // frame, 2 * executor.n_workers, 1024))
+    window = min(window, reader.n_frames)
+    return most if window <= most else -(-window // -(-window // most))
 
 
 def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
@@ -362,7 +386,7 @@ def register(
     n_workers : int or None
         Workers of the executor; None takes one per CPU.
     batch : int or None
-        Frames held at a time; never changes the result.
+        Frames computed at a time; never changes the result.
     progress : callable or None
         Called with stage, finished and total frames.
     **overrides

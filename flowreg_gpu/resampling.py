@@ -6,6 +6,7 @@ input samples enter and with which weight; the boundary rule is already folded i
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -69,6 +70,7 @@ def resampling_tables(height: int, width: int, new_height: int, new_width: int) 
     return resampling_table(height, new_height, sigma), resampling_table(width, new_width, sigma)
 
 
+@functools.lru_cache(maxsize=256)  # all the tables of some frame sizes: batches of frames ask for the same ones again
 def resampling_table(size: int, new_size: int, sigma: float) -> TapTable:
     """Cubic kernel convolved with a sampled Gaussian, from `size` to `new_size` samples.
 

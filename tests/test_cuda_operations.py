@@ -144,8 +144,9 @@ def tile(request, monkeypatch):
     monkeypatch.setattr(motion_tensor, "TILE", request.param)
 
 
-def linearize_both(device, operations, reference, moving, flow, *settings):
+def linearize_both(device, reference, moving, flow, *settings):
     """Flow and tensor by the device, which must be those of the CPU's plain functions, one after the other."""
+    operations = CudaOperations(device)  # which has no tables of another tile
     expected = [
         each(lambda a, b, f, k=k: cpu.linearize(a, b, f, *settings)[k], reference, moving, flow) for k in range(2)
     ]
@@ -161,9 +162,9 @@ def linearize_both(device, operations, reference, moving, flow, *settings):
 @pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 2), (29, 33)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_linearize(device, operations, const_assumption, height, width, channels):
+def test_linearize(device, const_assumption, height, width, channels):
     images = planes(1, channels, height, width), planes(2, channels, height, width, seed=1)
-    linearize_both(device, operations, *images, flows(2, height, width), None, SPACING, const_assumption)
+    linearize_both(device, *images, flows(2, height, width), None, SPACING, const_assumption)
 
 
 @pytest.mark.usefixtures("tile")
@@ -172,14 +173,14 @@ def test_linearize(device, operations, const_assumption, height, width, channels
     ("above", "size"), [((14, 25), (17, 31)), ((17, 31), (17, 31)), ((8, 27), (8, 33)), ((64, 65), (9, 11))], ids=str
 )
 @pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
-def test_linearize_about_a_resampled_flow(device, operations, const_assumption, above, size, frames):
+def test_linearize_about_a_resampled_flow(device, const_assumption, above, size, frames):
     """From the level above, from one of the same size or width, and the start flow reduced to the coarsest level."""
     images, tables = (planes(1, 2, *size), planes(2, 2, *size, seed=1)), resampling_tables(*above, *size)
-    linearize_both(device, operations, *images, flows(frames, *above), tables, SPACING, const_assumption)
+    linearize_both(device, *images, flows(frames, *above), tables, SPACING, const_assumption)
 
 
 @pytest.mark.parametrize("const_assumption", ["gc", "gray", "cs"])
-def test_linearize_where_the_flow_leads_outside(device, operations, const_assumption):
+def test_linearize_where_the_flow_leads_outside(device, const_assumption):
     """Beyond any edge, at the last fraction of a pixel, and where the flow is NaN or infinite."""
     flow = np.zeros((2, 2, 23, 37), np.float32)
     flow[:, 0, 3] = np.linspace(-50, 50, 37)
@@ -187,8 +188,8 @@ def test_linearize_where_the_flow_leads_outside(device, operations, const_assump
     flow[:, 0, 7, -3:] = 0.99, 1.5, 0.999
     flow[1, 1, 9, :4] = np.nan, np.inf, -np.inf, 1e30
     images = planes(1, 2, 23, 37), planes(2, 2, 23, 37, seed=1)
-    linearize_both(device, operations, *images, flow, None, SPACING, const_assumption)
-    linearize_both(device, operations, *images, flow + np.float32(40), None, SPACING, const_assumption)
+    linearize_both(device, *images, flow, None, SPACING, const_assumption)
+    linearize_both(device, *images, flow + np.float32(40), None, SPACING, const_assumption)
 
 
 # Solver

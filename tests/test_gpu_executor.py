@@ -36,6 +36,8 @@ def emulated(batch=3, fallback=False, **device):
 class Kept(list):
     """A writer that keeps copies."""
 
+    threaded = True
+
     def write(self, frames):
         self.append(frames.copy())
 

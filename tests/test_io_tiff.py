@@ -207,6 +207,18 @@ def test_read_ranges(layout):
                 np.testing.assert_array_equal(reader.read(start, stop), expected[start:stop])
 
 
+@pytest.mark.parametrize("positioned", [True, False])
+def test_read_in_parts(layout, monkeypatch, positioned):
+    """As recordings of many megabytes are read: in threads, where the system reads at a position."""
+    path, expected, arguments, _ = layout
+    monkeypatch.setattr(io_tiff, "PART_BYTES", 2000)
+    if not positioned:
+        monkeypatch.delattr(os, "preadv", raising=False)
+    with TiffReader(path, **arguments) as reader:
+        np.testing.assert_array_equal(reader.read(0, len(expected)), expected)
+        np.testing.assert_array_equal(reader.read(len(expected) // 2, len(expected)), expected[len(expected) // 2 :])
+
+
 def test_write_alike(layout, tmp_path):
     path, frames, arguments, kind = layout
     output = tmp_path / "output.tif"
@@ -278,12 +290,13 @@ def test_single_images_become_a_stack(tmp_path):
                 assert tif.series[0].axes == reader.axes
 
 
-def test_series_of_single_pages(tmp_path):
+@pytest.mark.parametrize("shape", [(H, W), (1, H, W)], ids=["image", "stack-of-one"])
+def test_series_of_single_pages(shape, tmp_path):
     """TiffWriter.write in a loop without contiguous=True: tifffile sees as many series as there are pages."""
     frames = pixels(TYX)
     with tifffile.TiffWriter(tmp_path / "loop.tif") as tif:
         for frame in frames:
-            tif.write(frame, photometric="minisblack")
+            tif.write(frame.reshape(shape), photometric="minisblack")
     with TiffReader(tmp_path / "loop.tif") as reader:
         np.testing.assert_array_equal(reader.read(0, T)[..., 0], frames)
 
@@ -565,7 +578,7 @@ def test_full_disk_is_seen_before_writing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_short_writes_and_reads_are_continued(tmp_path):
+def test_short_writes_and_reads_are_continued(tmp_path, monkeypatch):
     """The system may take or return fewer bytes than it was asked for."""
 
     class Stingy:
@@ -575,9 +588,6 @@ def test_short_writes_and_reads_are_continued(tmp_path):
         def write(self, buffer):
             return self.file.write(buffer[:100])
 
-        def readinto(self, buffer):
-            return self.file.readinto(buffer[:100])
-
         def __getattr__(self, name):
             return getattr(self.file, name)
 
@@ -585,9 +595,11 @@ def test_short_writes_and_reads_are_continued(tmp_path):
     with new_writer(tmp_path / "out.tif") as writer:
         writer._file = Stingy(writer._file)
         writer.write(frames)
+    read_some = io_tiff._TiffSource._read_some
+    monkeypatch.setattr(
+        io_tiff._TiffSource, "_read_some", lambda self, offset, target: read_some(self, offset, target[:100])
+    )
     with TiffReader(tmp_path / "out.tif") as reader:
-        reader.read(0, 1)
-        reader._sources[0]._file = Stingy(reader._sources[0]._file)
         np.testing.assert_array_equal(reader.read(0, T), frames)
 
 

@@ -181,6 +181,7 @@ def ours(*rooms):
         ("io", ours("cpu", "cuda", "executors", "flow", "registration", "reference", "cli", "pyflowreg")),
         ("executors", ours("io", "registration", "reference", "cli", "pyflowreg")),
         ("registration", ours("cuda", "cli", "pyflowreg")),
+        ("overlap", ours("cpu", "cuda", "executors", "flow", "registration", "reference", "cli", "pyflowreg")),
         ("verification", ours("cpu", "cuda", "io", "flow", "registration", "cli", "pyflowreg")),
         ("reference", ours("cuda", "registration", "cli", "pyflowreg")),
         ("preprocess", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),

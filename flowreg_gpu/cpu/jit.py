@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit
+from numba.core.compiler import Compiler
 
 __all__ = ["compiled", "inlined"]
 
@@ -18,9 +19,17 @@ __all__ = ["compiled", "inlined"]
 # import, delete flowreg_gpu/cpu/__pycache__/*.nb*.
 
 
+class _Separate(Compiler):  # type: ignore[misc]  # numba has no types
+    """Compiles a kernel whose array arguments never overlap where one of them is written."""
+
+    def __init__(self, typing: Any, target: Any, library: Any, args: Any, result: Any, flags: Any, local: Any) -> None:
+        flags.noalias = True
+        super().__init__(typing, target, library, args, result, flags, local)
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile for this machine on first use, release the GIL, and keep the code in numba's cache."""
-    return njit(cache=True, nogil=True, error_model="numpy")(function)
+    return njit(cache=True, nogil=True, error_model="numpy", pipeline_class=_Separate)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -29,49 +29,66 @@ def motion_tensor(
     channels, height, width = reference.shape
     out = np.empty((channels, 6, height, width), np.float32)
     fill = {"gc": _gradient_constancy, "gray": _brightness_constancy, "cs": _census_constancy}[const_assumption]
-    edge = ((0, 0), (1, 1), (1, 1))
-    fill(np.pad(reference, edge, "symmetric"), np.pad(moving, edge, "symmetric"), np.float32(hx), np.float32(hy), out)
+    if const_assumption != "gc":
+        edge = ((0, 0), (1, 1), (1, 1))
+        reference, moving = np.pad(reference, edge, "symmetric"), np.pad(moving, edge, "symmetric")
+    fill(reference, moving, np.float32(hx), np.float32(hy), out)
     return out
 
 
 @compiled
 def _gradient_constancy(first, second, hx, hy, out):
     """Constancy of the gradient, each component normalised by its own gradient (Zimmer, Bruhn, Weickert 2011)."""
-    channels, _, _, width = out.shape
+    channels, height, width = first.shape
+    # mean and change of the two frames; row y is kept in row y % 3, with a pixel repeated at either end
+    mean, change = np.empty((3, width + 2), np.float32), np.empty((3, width + 2), np.float32)
+    for channel in range(channels):
+        for below in range(height + 1):
+            if below < height:
+                _mean_and_change(first[channel, below], second[channel, below], mean[below % 3], change[below % 3])
+            y = below - 1
+            if y >= 0:
+                a, b, c = max(y - 1, 0) % 3, y % 3, min(below, height - 1) % 3
+                _gradient_row(
+                    mean[a], mean[b], mean[c], change[a], change[b], change[c], hx, hy,
+                    out[channel, 0, y], out[channel, 1, y], out[channel, 2, y],
+                    out[channel, 3, y], out[channel, 4, y], out[channel, 5, y],
+                )  # fmt: skip
+
+
+@compiled
+def _mean_and_change(first, second, mean, change):
+    width = first.size
+    for x in range(width):
+        mean[x + 1] = _HALF * (first[x] + second[x])
+        change[x + 1] = second[x] - first[x]
+    for line in (mean, change):
+        line[0] = line[1]
+        line[width + 1] = line[width]
+
+
+@compiled
+def _gradient_row(
+    above, here, below, change_above, change_here, change_below, hx, hy, j11, j22, j33, j12, j13, j23
+):  # fmt: skip
     cx, cy = _HALF / hx, _HALF / hy
     cxx, cyy, cxy = _ONE / (hx * hx), _ONE / (hy * hy), _HALF / hx * (_HALF / hy)
-    mean = np.empty((3, width + 2), np.float32)
-    change = np.empty((3, width + 2), np.float32)
-    second_order = np.empty((5, width), np.float32)
-    fxx, fxy, fyy, fxt, fyt = second_order[0], second_order[1], second_order[2], second_order[3], second_order[4]
-    for channel in range(channels):
-        for y in range(out.shape[2]):
-            # 1. mean and change of the two frames in the rows above, here and below
-            for k in range(3):
-                a, b, m, t = first[channel, y + k], second[channel, y + k], mean[k], change[k]
-                for x in range(width + 2):
-                    m[x] = _HALF * (a[x] + b[x])
-                    t[x] = b[x] - a[x]
-            # 2. derivatives
-            above, here, below = mean[0], mean[1], mean[2]
-            for x in range(width):
-                fxx[x] = cxx * (here[x] - _TWO * here[x + 1] + here[x + 2])
-                fyy[x] = cyy * (above[x + 1] - _TWO * here[x + 1] + below[x + 1])
-                fxy[x] = cxy * ((below[x + 2] - below[x]) - (above[x + 2] - above[x]))
-                fxt[x] = cx * (change[1, x + 2] - change[1, x])
-                fyt[x] = cy * (change[2, x + 1] - change[0, x + 1])
-            # 3. normalised products
-            j11, j22, j33 = out[channel, 0, y], out[channel, 1, y], out[channel, 2, y]
-            j12, j13, j23 = out[channel, 3, y], out[channel, 4, y], out[channel, 5, y]
-            for x in range(width):
-                rx = _ONE / (fxx[x] * fxx[x] + fxy[x] * fxy[x] + _TIKHONOV)
-                ry = _ONE / (fxy[x] * fxy[x] + fyy[x] * fyy[x] + _TIKHONOV)
-                j11[x] = rx * fxx[x] * fxx[x] + ry * fxy[x] * fxy[x]
-                j22[x] = rx * fxy[x] * fxy[x] + ry * fyy[x] * fyy[x]
-                j33[x] = rx * fxt[x] * fxt[x] + ry * fyt[x] * fyt[x]
-                j12[x] = rx * fxx[x] * fxy[x] + ry * fxy[x] * fyy[x]
-                j13[x] = rx * fxx[x] * fxt[x] + ry * fxy[x] * fyt[x]
-                j23[x] = rx * fxy[x] * fxt[x] + ry * fyy[x] * fyt[x]
+    for x in range(j11.size):
+        # 1. derivatives
+        fxx = cxx * (here[x] - _TWO * here[x + 1] + here[x + 2])
+        fyy = cyy * (above[x + 1] - _TWO * here[x + 1] + below[x + 1])
+        fxy = cxy * ((below[x + 2] - below[x]) - (above[x + 2] - above[x]))
+        fxt = cx * (change_here[x + 2] - change_here[x])
+        fyt = cy * (change_below[x + 1] - change_above[x + 1])
+        # 2. normalised products
+        rx = _ONE / (fxx * fxx + fxy * fxy + _TIKHONOV)
+        ry = _ONE / (fxy * fxy + fyy * fyy + _TIKHONOV)
+        j11[x] = rx * fxx * fxx + ry * fxy * fxy
+        j22[x] = rx * fxy * fxy + ry * fyy * fyy
+        j33[x] = rx * fxt * fxt + ry * fyt * fyt
+        j12[x] = rx * fxx * fxy + ry * fxy * fyy
+        j13[x] = rx * fxx * fxt + ry * fxy * fyt
+        j23[x] = rx * fxy * fxt + ry * fyy * fyt
 
 
 @compiled

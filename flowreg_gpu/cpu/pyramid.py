@@ -1,4 +1,8 @@
-"""Separable filtering with tap tables: pyramid resampling and Gaussian smoothing."""
+"""Separable filtering with tap tables: pyramid resampling and Gaussian smoothing.
+
+The taps along a row differ from pixel to pixel, those along a column from row to row only. So rows are summed first,
+`_BLOCK` of them, and turned on their side: along their columns the other pass is a sum of rows again, which vectorises.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from flowreg_gpu.resampling import TapTable
 
 __all__ = ["resize"]
 
-_ZERO = np.float32(0)
+_U = np.uint64
+_BLOCK = 64
+_TILE = 16
 
 
 def resize(
@@ -26,30 +32,52 @@ def resize(
 
 @compiled
 def _separable(planes, row_index, row_weight, column_index, column_weight, out):
-    channels, _, width = planes.shape
-    new_height, row_taps = row_index.shape
-    new_width, column_taps = column_index.shape
-    line = np.empty(width, np.float32)
-    # unsigned, so that numba does not test every index for being negative
-    columns, shares = column_index.reshape(column_index.size), column_weight.reshape(column_weight.size)
+    channels, height, width = planes.shape
+    _, new_height, new_width = out.shape
+    block = min(_BLOCK, new_height)
+    summed = np.empty(block * width, np.float32)
+    sideways, filtered = np.empty(width * block, np.float32), np.empty(new_width * block, np.float32)
     for channel in range(channels):
-        for i in range(new_height):
-            # 1. weighted sum of input rows
-            source = planes[channel, row_index[i, 0]]
-            share = row_weight[i, 0]
+        plane = planes[channel].reshape(height * width)
+        target = out[channel].reshape(new_height * new_width)
+        for begin in range(0, new_height, block):
+            count = min(block, new_height - begin)
+            _sum_rows(plane, width, row_index[begin : begin + count], row_weight[begin : begin + count], summed)
+            _transpose(summed, count, width, sideways)
+            _sum_rows(sideways, count, column_index, column_weight, filtered)
+            _transpose(filtered, new_width, count, target[begin * new_width :])
+
+
+@compiled
+def _sum_rows(rows, width, index, weight, out):
+    """Row i of the result is the sum of the rows index[i] times weight[i], in this order."""
+    taps = index.shape[1]
+    for i in range(index.shape[0]):
+        to = i * width
+        # 1. the first taps
+        a, w = index[i, 0] * width, weight[i, 0]
+        for x in range(width):
+            out[_U(to + x)] = w * rows[_U(a + x)]
+        k = 1
+        # 2. three more at a time, then one
+        while k + 2 < taps:
+            a, b, c = index[i, k] * width, index[i, k + 1] * width, index[i, k + 2] * width
+            w, s, t = weight[i, k], weight[i, k + 1], weight[i, k + 2]
             for x in range(width):
-                line[x] = share * source[x]
-            for tap in range(1, row_taps):
-                source = planes[channel, row_index[i, tap]]
-                share = row_weight[i, tap]
-                for x in range(width):
-                    line[x] += share * source[x]
-            # 2. weighted sum along that row
-            target = out[channel, i]
-            at = np.uint64(0)
-            for j in range(new_width):
-                total = _ZERO
-                for _ in range(column_taps):
-                    total += shares[at] * line[np.uint64(columns[at])]
-                    at += np.uint64(1)
-                target[j] = total
+                out[_U(to + x)] = out[_U(to + x)] + w * rows[_U(a + x)] + s * rows[_U(b + x)] + t * rows[_U(c + x)]
+            k += 3
+        while k < taps:
+            a, w = index[i, k] * width, weight[i, k]
+            for x in range(width):
+                out[_U(to + x)] += w * rows[_U(a + x)]
+            k += 1
+
+
+@compiled
+def _transpose(rows, height, width, out):
+    """In tiles: whole columns of a width that is a power of two would share a few lines of the cache."""
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            for x in range(left, min(left + _TILE, width)):
+                for y in range(top, min(top + _TILE, height)):
+                    out[_U(x * height + y)] = rows[_U(y * width + x)]

@@ -1,4 +1,7 @@
-"""Per-frame statistics of a flow field and the correlation of images."""
+"""Per-frame statistics of a flow field and the correlation of images.
+
+Sums are taken in float64, first along the columns, each on its own, so that the loops over a row vectorise.
+"""
 
 from __future__ import annotations
 
@@ -25,47 +28,55 @@ def flow_statistics(flow: NDArray[np.float32]) -> tuple[float, float, float, flo
 @compiled
 def _flow_statistics(flow):
     _, height, width = flow.shape
-    total_length, largest, total_u, total_v, divergence = 0.0, 0.0, 0.0, 0.0, 0.0
+    sums = np.zeros((4, width))
+    divergence = 0.0
     for y in range(height):
-        for x in range(width):
-            u, v = np.float64(flow[0, y, x]), np.float64(flow[1, y, x])
-            length = np.sqrt(u * u + v * v)
-            total_length += length
-            largest = max(largest, length)
-            total_u += u
-            total_v += v
-        # sum of np.gradient along a line: 3/2 of the last minus first difference pair, see the telescoped terms
         line = flow[0, y]
+        _add_flow(line, flow[1, y], sums[0], sums[1], sums[2], sums[3])
+        # sum of np.gradient along a line: 3/2 of the last minus first difference pair, see the telescoped terms
         divergence += 1.5 * (line[width - 1] - line[0]) - 0.5 * (line[width - 2] - line[1])
     for x in range(width):
         divergence += 1.5 * (flow[1, height - 1, x] - flow[1, 0, x]) - 0.5 * (flow[1, height - 2, x] - flow[1, 1, x])
     count = height * width
-    return total_length / count, largest, divergence / count, total_u / count, total_v / count
+    return sums[0].sum() / count, sums[1].max(), divergence / count, sums[2].sum() / count, sums[3].sum() / count
+
+
+@compiled
+def _add_flow(u, v, lengths, largest, total_u, total_v):
+    for x in range(u.size):
+        a, b = np.float64(u[x]), np.float64(v[x])
+        length = np.sqrt(a * a + b * b)
+        lengths[x] += length
+        largest[x] = length if length > largest[x] else largest[x]  # a NaN stays in the sum of lengths
+        total_u[x] += a
+        total_v[x] += b
 
 
 def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Pearson correlation of two images of the same shape (H, W, C); 0 where one is constant."""
-    return float(_correlation(first, second))
+    return float(_correlation(*(image.reshape(len(image), -1) for image in (first, second))))
 
 
 @compiled
 def _correlation(first, second):
-    height, width, channels = first.shape
-    count = height * width * channels
-    a_sum, b_sum = 0.0, 0.0
+    """In one pass, about the first pixels, as in kernels/statistics.cu, which tells why that is exact enough."""
+    height, width = first.shape
+    sums = np.zeros((5, width))
+    a_first, b_first = np.float64(first[0, 0]), np.float64(second[0, 0])
     for y in range(height):
-        for x in range(width):
-            for channel in range(channels):
-                a_sum += np.float64(first[y, x, channel])
-                b_sum += np.float64(second[y, x, channel])
-    a_mean, b_mean = a_sum / count, b_sum / count
-    ab, aa, bb = 0.0, 0.0, 0.0
-    for y in range(height):
-        for x in range(width):
-            for channel in range(channels):
-                a = np.float64(first[y, x, channel]) - a_mean
-                b = np.float64(second[y, x, channel]) - b_mean
-                ab += a * b
-                aa += a * a
-                bb += b * b
+        _add_moments(first[y], second[y], a_first, b_first, sums[0], sums[1], sums[2], sums[3], sums[4])
+    a, b = sums[0].sum(), sums[1].sum()
+    aa, bb = sums[2].sum() - a * a / first.size, sums[3].sum() - b * b / first.size
+    ab = sums[4].sum() - a * b / first.size
     return ab / np.sqrt(aa * bb) if aa > 0.0 and bb > 0.0 else 0.0
+
+
+@compiled
+def _add_moments(first, second, a_first, b_first, a_sum, b_sum, aa, bb, ab):
+    for x in range(first.size):
+        a, b = np.float64(first[x]) - a_first, np.float64(second[x]) - b_first
+        a_sum[x] += a
+        b_sum[x] += b
+        aa[x] += a * a
+        bb[x] += b * b
+        ab[x] += a * b

@@ -3,6 +3,10 @@
 A target outside the image (x < 0, x >= W, y < 0 or y >= H) is taken from the reference. Inside, coordinates are
 clamped to [0, W - 1] x [0, H - 1] and the interpolation kernel sees replicated borders. Sub-pixel positions are
 exact (OpenCV's remap rounds them to 1/32 pixel).
+
+Flows are smooth, so that neighbouring pixels are mostly taken from neighbouring ones. The kernel therefore computes
+`_RUN` pixels of a row at a time as if they all lay as far from their sources as the first does, which vectorises, and
+goes on at the first one that does not.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ _A = np.float32(CUBIC_A)
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
 _U = np.uint64
+_RUN = 16
+_ALONE = np.int64(-(2**62))  # offset of a pixel whose taps are not all inside
 
 
 def warp(
@@ -33,12 +39,8 @@ def warp(
 ) -> NDArray[np.float32]:
     """Warp planes (C, h, w) float32 by flow (2, h, w) in full-resolution pixels, grid spacing (hx, hy)."""
     out = np.empty(moving.shape, np.float32)
-    channels, height, width = moving.shape
     scale = (np.float32(1 / spacing[0]), np.float32(1 / spacing[1]))
-    _warp(
-        *map(_flat, (moving, flow, reference)), height, width, channels, 1, height * width, *scale,
-        _TAPS[interpolation], _flat(out),
-    )  # fmt: skip
+    _warp(_flat(moving), _flat(flow), reference, *scale, _TAPS[interpolation], _ZERO, _ZERO, out)
     return out
 
 
@@ -50,32 +52,19 @@ def warp_frame(
     out: NDArray[Any],
 ) -> None:
     """Warp a raw frame (H, W, C) into `out`, in its dtype; integers are rounded to nearest even and saturated."""
-    height, width, channels = frame.shape
     integers = np.issubdtype(frame.dtype, np.integer)
+    limits = np.iinfo(frame.dtype) if integers else None
+    low, high = (np.float32(limits.min), np.float32(limits.max)) if limits else (_ZERO, _ZERO)
     # numba would compute float32 times integer in float64, which the GPU does not
-    image = frame.astype(np.float32) if integers else frame
-    warped = np.empty(image.shape, image.dtype)
+    planes = np.stack([*np.moveaxis(frame, -1, 0)], dtype=np.float32 if integers else frame.dtype)
     _warp(
-        *map(_flat, (image, flow, reference)), height, width, channels, channels, 1, _ONE, _ONE,
-        _TAPS[interpolation], _flat(warped),
+        _flat(planes), _flat(flow), np.moveaxis(reference, -1, 0), _ONE, _ONE, _TAPS[interpolation], low, high,
+        np.moveaxis(out, -1, 0),
     )  # fmt: skip
-    if integers:
-        limits = np.iinfo(frame.dtype)
-        _round_saturate(warped, np.float32(limits.min), np.float32(limits.max), out)
-    else:
-        out[...] = warped
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(-1)
-
-
-@compiled
-def _round_saturate(values, low, high, out):
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            for channel in range(values.shape[2]):
-                out[y, x, channel] = min(max(np.rint(values[y, x, channel]), low), high)
 
 
 @inlined
@@ -90,76 +79,109 @@ def _cubic_weights(t):
     return far_left, near_left, near_right, _ONE - far_left - near_left - near_right
 
 
-# Flat arrays and unsigned offsets: numba tests every other index for being negative. Pixel (y, x) of a channel lies at
-# (y width + x) pixel_step + channel channel_step, so that planes and raw frames are read alike; flows are planes.
+# Flat arrays and unsigned offsets: numba tests every other index for being negative.
 
 
 @compiled
-def _warp(
-    image, flow, reference, height, width, channels, pixel_step, channel_step, scale_x, scale_y, taps, out
-):  # fmt: skip
-    row_step = width * pixel_step
+def _warp(image, flow, reference, scale_x, scale_y, taps, low, high, out):
+    """`image` holds planes, `flow` too; `reference` and `out` (C, H, W) may be strided, integers if low < high."""
+    channels, height, width = out.shape
+    pitch = width + _RUN
     column, row = np.empty(width, np.int32), np.empty(width, np.int32)
-    shares_x, shares_y = np.empty(4 * width, np.float32), np.empty(4 * width, np.float32)
-    for i in range(height):
-        # 1. where the pixels of this row are taken from; -1: from outside
-        _place(flow, i * width, 0, 1, scale_x, width, width, taps, column, shares_x)
-        _place(flow, (height + i) * width, i, 0, scale_y, height, width, taps, row, shares_y)
-        # 2. what is there
-        for j in range(width):
-            x, y = np.int64(column[_U(j)]), np.int64(row[_U(j)])
-            at = i * row_step + j * pixel_step
-            if x < 0 or y < 0:
-                for channel in range(channels):
-                    out[_U(at + channel * channel_step)] = reference[_U(at + channel * channel_step)]
-            elif taps == 1:
-                source = y * row_step + x * pixel_step
-                for channel in range(channels):
-                    out[_U(at + channel * channel_step)] = image[_U(source + channel * channel_step)]
-            elif taps == 2:
-                tx, ty = shares_x[_U(j)], shares_y[_U(j)]
-                right = (min(x + 1, width - 1) - x) * pixel_step
-                below = (min(y + 1, height - 1) - y) * row_step
-                for channel in range(channels):
-                    source = y * row_step + x * pixel_step + channel * channel_step
-                    top = (_ONE - tx) * image[_U(source)] + tx * image[_U(source + right)]
-                    bottom = (_ONE - tx) * image[_U(source + below)] + tx * image[_U(source + below + right)]
-                    out[_U(at + channel * channel_step)] = (_ONE - ty) * top + ty * bottom
-            elif 1 <= x < width - 2 and 1 <= y < height - 2:
-                source = (y - 1) * row_step + (x - 1) * pixel_step
-                for channel in range(channels):
-                    a = _U(source + channel * channel_step)
-                    b, c, d = a + _U(row_step), a + _U(2 * row_step), a + _U(3 * row_step)
-                    total = shares_y[_U(j)] * _line(image, a, _U(pixel_step), shares_x, j, width)
-                    total += shares_y[_U(width + j)] * _line(image, b, _U(pixel_step), shares_x, j, width)
-                    total += shares_y[_U(2 * width + j)] * _line(image, c, _U(pixel_step), shares_x, j, width)
-                    total += shares_y[_U(3 * width + j)] * _line(image, d, _U(pixel_step), shares_x, j, width)
-                    out[_U(at + channel * channel_step)] = total
-            else:
-                for channel in range(channels):
-                    total = _ZERO
-                    for k in range(4):
-                        begin = min(max(y - 1 + k, 0), height - 1) * row_step + channel * channel_step
-                        line = _ZERO
-                        for m in range(4):
-                            tap = _U(begin + min(max(x - 1 + m, 0), width - 1) * pixel_step)
-                            line += shares_x[_U(m * width + j)] * image[tap]
-                        total += shares_y[_U(k * width + j)] * line
-                    out[_U(at + channel * channel_step)] = total
+    offset = np.empty(pitch, np.int64)
+    shares_x, shares_y = np.empty(4 * pitch, np.float32), np.empty(4 * pitch, np.float32)
+    line = np.empty(pitch, image.dtype)
+    before, after = (taps - 1) // 2, taps // 2
+    for y in range(height):
+        # 1. where the pixels of this row are taken from
+        _place(flow, y * width, 0, 1, scale_x, width, width, pitch, taps, column, shares_x)
+        _place(flow, (height + y) * width, y, 0, scale_y, height, width, pitch, taps, row, shares_y)
+        _offsets(column, row, height, width, before, after, offset)
+        for channel in range(channels):
+            # 2. what is there
+            plane, last = channel * height * width, image.size - after * width - after - _RUN
+            x = 0
+            while x < width:
+                here = offset[_U(x)]
+                source = plane + here + x
+                if here == _ALONE or source > last:
+                    line[_U(x)] = _single(
+                        image, plane, column[_U(x)], row[_U(x)], height, width, shares_x, shares_y, pitch, x, taps,
+                        reference[channel, y, x],
+                    )  # fmt: skip
+                    x += 1
+                    continue
+                if taps == 4:
+                    _cubic_run(image, source - width - 1, width, shares_x, shares_y, pitch, x, line)
+                elif taps == 2:
+                    _linear_run(image, source, width, shares_x, shares_y, x, line)
+                else:
+                    for i in range(_RUN):
+                        line[_U(x + i)] = image[_U(source + i)]
+                count = 1
+                while count < _RUN and offset[_U(x + count)] == here:
+                    count += 1
+                x += count
+            # 3. in the dtype of the output
+            _store(line, low, high, out[channel, y])
+
+
+@compiled
+def _cubic_run(image, a, width, shares_x, shares_y, pitch, x, line):
+    for i in range(_RUN):
+        j = x + i
+        total = shares_y[_U(j)] * _line(image, a + i, shares_x, j, pitch)
+        total += shares_y[_U(pitch + j)] * _line(image, a + width + i, shares_x, j, pitch)
+        total += shares_y[_U(2 * pitch + j)] * _line(image, a + 2 * width + i, shares_x, j, pitch)
+        total += shares_y[_U(3 * pitch + j)] * _line(image, a + 3 * width + i, shares_x, j, pitch)
+        line[_U(j)] = total
 
 
 @inlined
-def _line(image, begin, step, shares, j, width):
+def _line(image, begin, shares, j, pitch):
     return (
-        shares[_U(j)] * image[begin]
-        + shares[_U(width + j)] * image[begin + step]
-        + shares[_U(2 * width + j)] * image[begin + step + step]
-        + shares[_U(3 * width + j)] * image[begin + step + step + step]
+        shares[_U(j)] * image[_U(begin)]
+        + shares[_U(pitch + j)] * image[_U(begin + 1)]
+        + shares[_U(2 * pitch + j)] * image[_U(begin + 2)]
+        + shares[_U(3 * pitch + j)] * image[_U(begin + 3)]
     )
 
 
 @compiled
-def _place(flow, offset, first, step, scale, size, width, taps, index, shares):
+def _linear_run(image, a, width, shares_x, shares_y, x, line):
+    for i in range(_RUN):
+        tx, ty = shares_x[_U(x + i)], shares_y[_U(x + i)]
+        top = (_ONE - tx) * image[_U(a + i)] + tx * image[_U(a + i + 1)]
+        bottom = (_ONE - tx) * image[_U(a + width + i)] + tx * image[_U(a + width + i + 1)]
+        line[_U(x + i)] = (_ONE - ty) * top + ty * bottom
+
+
+@compiled
+def _single(image, plane, x, y, height, width, shares_x, shares_y, pitch, j, taps, outside):
+    """One pixel whose taps are partly or wholly outside."""
+    if x < 0 or y < 0:
+        return image.dtype.type(outside)
+    if taps == 1:
+        return image[_U(plane + y * width + x)]
+    if taps == 2:
+        tx, ty = shares_x[_U(j)], shares_y[_U(j)]
+        a, b = plane + y * width, plane + min(y + 1, height - 1) * width
+        right = min(x + 1, width - 1)
+        top = (_ONE - tx) * image[_U(a + x)] + tx * image[_U(a + right)]
+        bottom = (_ONE - tx) * image[_U(b + x)] + tx * image[_U(b + right)]
+        return (_ONE - ty) * top + ty * bottom
+    total = image.dtype.type(0)
+    for k in range(4):
+        begin = plane + min(max(y - 1 + k, 0), height - 1) * width
+        line = image.dtype.type(0)
+        for m in range(4):
+            line += shares_x[_U(m * pitch + j)] * image[_U(begin + min(max(x - 1 + m, 0), width - 1))]
+        total += shares_y[_U(k * pitch + j)] * line
+    return total
+
+
+@compiled
+def _place(flow, offset, first, step, scale, size, width, pitch, taps, index, shares):
     """Positions first + step j + scale flow along an axis of `size` pixels: whole part, and shares of the taps.
 
     Whole part -1 where the position lies outside or is NaN. The nearest pixel has no shares, linear interpolation one,
@@ -179,6 +201,27 @@ def _place(flow, offset, first, step, scale, size, width, taps, index, shares):
         for j in range(width):
             far_left, near_left, near_right, far_right = _cubic_weights(shares[_U(j)])
             shares[_U(j)] = far_left
-            shares[_U(width + j)] = near_left
-            shares[_U(2 * width + j)] = near_right
-            shares[_U(3 * width + j)] = far_right
+            shares[_U(pitch + j)] = near_left
+            shares[_U(2 * pitch + j)] = near_right
+            shares[_U(3 * pitch + j)] = far_right
+
+
+@compiled
+def _offsets(column, row, height, width, before, after, offset):
+    """How far in memory each pixel's source is from the pixel's place in the first row; `_ALONE` near the border."""
+    for j in range(width):
+        x, y = np.int64(column[_U(j)]), np.int64(row[_U(j)])
+        inner = (x >= before) & (x < width - after) & (y >= before) & (y < height - after)
+        offset[_U(j)] = y * width + x - j if inner else _ALONE
+    for j in range(width, offset.size):
+        offset[_U(j)] = _ALONE
+
+
+@compiled
+def _store(line, low, high, out):
+    if low < high:
+        for x in range(out.size):
+            out[x] = min(max(np.rint(line[x]), low), high)
+    else:
+        for x in range(out.size):
+            out[x] = line[x]

@@ -92,7 +92,7 @@ class Job:
 
 
 class BatchResult(NamedTuple):
-    """Result of a batch; the arrays are valid until the executor's next batch.
+    """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
 
     `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
     was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
@@ -142,6 +142,11 @@ class BaseExecutor(abc.ABC):
     features: ClassVar[tuple[str, ...]] = ()
     #: Bytes of frames, registered frames and flows that a batch of a recording holds unless the caller says otherwise.
     batch_bytes: int = 2**28
+
+    @property
+    def keeps_results(self) -> bool:
+        """Whether the arrays of a result stay as they are while the next batch is computed."""
+        return False
 
     def __init__(self, n_workers: int | None = None) -> None:
         self.n_workers = default_workers() if n_workers is None else positive_integer("n_workers", n_workers)

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryError
 from flowreg_gpu.cuda.flow import add_frames, interleave
@@ -79,6 +79,7 @@ class DeviceStream:
         self._staging: Staging | None = None
         self._staging_key: tuple[Any, ...] = ()
         self._staging_frames = 0
+        self._turn = 0
 
     def start_recording(self, job: Job) -> None:
         """Upload and compute what all batches share."""
@@ -87,16 +88,21 @@ class DeviceStream:
         self._limit = self._chosen_batch
 
     def _allocate_result(self, batch: HostBatch) -> BatchResult:
-        """Pinned arrays for the results of a batch; the memory of the one before is used again."""
+        """Pinned arrays for the results of a batch, in two sets by turns: the last one may still be being written."""
+        self._turn = 1 - self._turn
+
+        def pinned(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+            return self._pinned.get(f"{name} {self._turn}", (batch.count, *shape), dtype)
+
         shape = batch.frames.shape[1:]
         return BatchResult(
-            self._pinned.get("registered", (batch.count, *shape), batch.frames.dtype),
-            self._pinned.get("flow", (batch.count, *shape[:2], 2), np.float32) if batch.keep_flow else None,
-            self._pinned.get("statistics", (batch.count, len(STATISTICS)), np.float64),
+            pinned("registered", shape, batch.frames.dtype),
+            pinned("flow", (*shape[:2], 2), np.float32) if batch.keep_flow else None,
+            pinned("statistics", (len(STATISTICS),), np.float64),
         )
 
     def run(self, batch: HostBatch) -> BatchResult:
-        """Register a batch; the result is valid until the next one.
+        """Register a batch; the result is valid until the one after the next.
 
         Raises
         ------

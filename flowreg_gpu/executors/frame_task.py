@@ -75,7 +75,7 @@ class RegistrationTask:
             statistics = flow_statistics(flow)
         registered = arrays["registered"][index]
         cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
-        arrays["flow"][index] = flow.transpose(1, 2, 0)
+        np.stack(tuple(flow), axis=-1, out=arrays["flow"][index])  # four times as fast as copying a transposed view
         arrays["statistics"][index] = (
             *statistics,
             correlation(frame, reference),

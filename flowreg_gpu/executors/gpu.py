@@ -108,6 +108,11 @@ class GPUExecutor(BaseExecutor):
             return self.name
         return f"{self.name}, then {self._fallback.backend}" if self._registered else self._fallback.backend
 
+    @property
+    def keeps_results(self) -> bool:
+        """Whether the arrays of a result stay as they are while the next batch is computed: the device's do."""
+        return self._fallback is None
+
     def get_info(self) -> dict[str, Any]:
         """What `BaseExecutor.get_info` says, with the device, or the executor in its place."""
         info = super().get_info()

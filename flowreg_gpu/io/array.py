@@ -33,6 +33,8 @@ class ArrayReader(FrameReader):
     ((5, 18, 21, 1), (2, 18, 21, 1))
     """
 
+    threaded = True
+
     def __init__(self, array: Any) -> None:
         shape = tuple(int(size) for size in array.shape)
         if len(shape) not in (3, 4) or min(shape) < 1:
@@ -67,6 +69,8 @@ class ArrayWriter(FrameWriter):
     ValueError
         `out` differs from `shape` or `dtype`.
     """
+
+    threaded = True
 
     def __init__(self, shape: Sequence[int], dtype: DTypeLike, out: NDArray[Any] | None = None) -> None:
         shape = tuple(int(size) for size in shape)

@@ -50,6 +50,8 @@ class FrameReader(abc.ABC):
         Type of the frames, native byte order; one of `SUPPORTED_DTYPES`.
     has_channel_axis : bool
         Whether the source had an explicit channel axis, be it of length one.
+    threaded : bool
+        Whether frames may be read in another thread than the one that made the reader; one thread at a time does.
     """
 
     n_frames: int
@@ -58,6 +60,7 @@ class FrameReader(abc.ABC):
     n_channels: int
     dtype: np.dtype[Any]
     has_channel_axis: bool
+    threaded: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -108,7 +111,14 @@ class FrameWriter(abc.ABC):
         Frames that will be written in all.
     dtype : dtype
         Type of the frames; frames of another type are refused, not converted.
+
+    Attributes
+    ----------
+    threaded : bool
+        Whether frames may be written in another thread than the one that made the writer; one thread at a time does.
     """
+
+    threaded: bool = False
 
     def __init__(self, shape: Sequence[int], dtype: DTypeLike) -> None:
         if len(shape) != 4 or min(shape) < 1:
@@ -293,6 +303,7 @@ class ReservedFileWriter(FrameWriter):
     late, crashes the interpreter on exit.
     """
 
+    threaded = True
     _pending: PendingFile
     _file: BinaryIO
 

@@ -14,7 +14,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
@@ -37,6 +37,8 @@ CLASSIC_LIMIT = 2**32 - 2**25
 # Tags of one page as tifffile writes them: some 20 entries of 12 or 20 bytes and their values.
 BYTES_PER_IFD = 512
 DECODING_THREADS = min(8, os.cpu_count() or 1)
+# Threads that read stored pixels, and what each takes at a time; they wait for the disk, not for a core.
+READING_THREADS, PART_BYTES = 4, 2**23
 HINT = 'name the axes, e.g. axes="TCYX", or the number of interleaved channels, e.g. channels=2'
 
 
@@ -190,7 +192,7 @@ def _main_series(path: str, tif: tifffile.TiffFile, formats: Sequence[bytes], is
     if any((s.shape, s.dtype) != (images[0].shape, images[0].dtype) for s in images):
         found = ", ".join(f"{s.axes} {s.shape} {s.dtype}" for s in images[:4])
         raise ValueError(f"{path}: the pages have different shapes or types, expected one recording: {found}")
-    if images[0].shape != images[0].keyframe.shape:
+    if images[0].size != images[0].keyframe.size:
         raise ValueError(f"{path}: the file holds {len(images)} recordings of shape {images[0].shape}, expected 1")
     return images[0], [s.keyframe for s in images]
 
@@ -509,36 +511,56 @@ class _TiffSource:
                 block[i] = page[0][part]
         if not block.dtype.isnative:
             block = block.byteswap(inplace=True).view(self.dtype)
-        return np.ascontiguousarray(self.layout.to_frames(block.reshape(*indices.shape, *part_shape)))
+        stored = self.layout.to_frames(block.reshape(*indices.shape, *part_shape))
+        return stored if stored.flags.c_contiguous else _copied(stored, np.empty(stored.shape, self.dtype))
 
     def _read_pages(self, offsets: NDArray[np.int64], block: NDArray[Any]) -> None:
-        """Read pages stored as they are; pages that follow each other in the file are read at once."""
+        """Read pages stored as they are, in parts side by side: one reader alone leaves a disk waiting."""
+        step = max(PART_BYTES // block[0].nbytes, 1)
+        if len(offsets) <= step or not hasattr(os, "preadv"):
+            self._read_part(offsets, block)
+            return
+
+        def read(first: int) -> None:
+            self._read_part(offsets[first : first + step], block[first : first + step])
+
+        with ThreadPoolExecutor(READING_THREADS) as pool:
+            for _ in pool.map(read, range(0, len(offsets), step)):
+                pass
+
+    def _read_part(self, offsets: NDArray[np.int64], block: NDArray[Any]) -> None:
+        """Read pages, those that follow each other in the file at once."""
         gaps = np.flatnonzero(np.diff(offsets) != block[0].nbytes) + 1
         for first, last in zip([0, *gaps], [*gaps, len(offsets)], strict=True):
             self._read_bytes(int(offsets[first]), block[first:last])
 
     def _read_bytes(self, offset: int, block: NDArray[Any]) -> None:
-        assert self._file is not None  # open() comes first
-        self._file.seek(offset)
         missing = block.reshape(-1).view(np.uint8).data
         # A system call returns at most 2 GiB.
         while missing:
-            n_read = self._file.readinto(missing)  # type: ignore[attr-defined]
+            n_read = self._read_some(offset, missing)
             if not n_read:
                 raise OSError(f"{self.path}: the file ends {len(missing)} bytes early; was it changed while in use?")
-            missing = missing[n_read:]
+            missing, offset = missing[n_read:], offset + n_read
+
+    def _read_some(self, offset: int, target: memoryview) -> int:
+        """Read what one system call gives; where the file stands is left alone, if the system can."""
+        assert self._file is not None  # open() comes first
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [target], offset)
+        self._file.seek(offset)
+        return int(self._file.readinto(target))  # type: ignore[attr-defined]
 
     def _decode_pages(
         self, indices: NDArray[np.intp], block: NDArray[Any], page_shape: tuple[int, ...], part: tuple[slice, ...]
     ) -> None:
-        pages = [self._pages[i] for i in indices]
-        if self.is_multifile:
-            decoded: Iterable[NDArray[Any]] = map(self._decode, pages)
-        else:
-            with ThreadPoolExecutor(DECODING_THREADS) as pool:
-                decoded = list(pool.map(self._decode, pages))
-        for i, page in enumerate(decoded):
-            block[i] = page.reshape(page_shape)[part]
+        def decode(i: int) -> None:
+            block[i] = self._decode(self._pages[indices[i]]).reshape(page_shape)[part]
+
+        # a file of a set is opened for each of its pages
+        with ThreadPoolExecutor(1 if self.is_multifile else DECODING_THREADS) as pool:
+            for _ in pool.map(decode, range(len(indices))):
+                pass
 
     def _decode(self, page: Any) -> NDArray[Any]:
         handle = page.parent.filehandle
@@ -555,6 +577,13 @@ class _TiffSource:
         finally:
             if was_closed:
                 handle.close()
+
+
+def _copied(frames: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
+    """Copy (n, H, W, C) channel by channel, which is faster than by pixels where channels lie apart in either array."""
+    for channel in range(frames.shape[-1]):
+        target[..., channel] = frames[..., channel]
+    return target
 
 
 def _full_shape(series: Any) -> tuple[int, ...]:
@@ -610,6 +639,8 @@ class TiffReader(FrameReader):
     >>> with TiffReader("recording.tif") as reader:  # doctest: +SKIP
     ...     first = reader.read(0, 10)  # (10, H, W, C)
     """
+
+    threaded = True
 
     def __init__(
         self, path_or_paths: PathLike | Sequence[PathLike], *, axes: str | None = None, channels: int | None = None
@@ -831,7 +862,11 @@ class _ReservedTiffWriter(ReservedFileWriter):
         time = self._layout.axes.index("T")
         n_outer = math.prod(self._layout.shape[:time])
         frame_bytes = math.prod(self._layout.shape[time + 1 :]) * self.dtype.itemsize
-        block = np.ascontiguousarray(self._layout.from_frames(frames), self.dtype).reshape(n_outer, -1)
+        block = self._layout.from_frames(frames)
+        if not (block.flags.c_contiguous and block.dtype.isnative):
+            block = np.empty(block.shape, self.dtype)
+            _copied(frames, self._layout.to_frames(block))
+        block = block.reshape(n_outer, -1)
         # Where channels (or rows) are slower than time, the frames of each are a slab of their own.
         for i, slab in enumerate(block):
             self._write_bytes(self._offset + (i * self.n_frames + start) * frame_bytes, slab)

@@ -58,6 +58,7 @@ class BinnedReader(FrameReader):
         self.n_frames = -(-reader.n_frames // bin_size)
         self.height, self.width, self.n_channels = reader.shape[1:]
         self.dtype, self.has_channel_axis = reader.dtype, reader.has_channel_axis
+        self.threaded = reader.threaded
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
         binned = np.empty((stop - start, *self.shape[1:]), self.dtype)
