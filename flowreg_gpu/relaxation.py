@@ -57,8 +57,8 @@ STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}
 # sweep on every grid on the way back.
 CYCLES = (1.2, 8, 1)
 COARSEST_SIDE, COARSEST_SWEEPS = 4, 8
-# 'auto' takes it where alpha over the share of pixels with structure is above this: there block misses more than 5 % of
-# the energy.
+# 'auto' takes it where alpha over the share of pixels with structure is above this: there block may miss more than 5 %
+# of the energy.
 MULTIGRID_ALPHA = {"gc": 200.0, "cs": 50.0, "gray": 2.0}
 
 
