@@ -64,6 +64,7 @@ KERNEL_OPTIONS: dict[str, dict[str, Any]] = {
         "cc_initialization": True,
         "cc_up": 10,
     },
+    "multigrid": {"solver": "multigrid"},
     "block, gray, a_smooth 0.5": {"solver": "block", "const_assumption": "gray", "a_smooth": 0.5},
 }
 SANITIZED: tuple[dict[str, Any], ...] = ({}, KERNEL_OPTIONS["sor, cs, pre-alignment"], {"a_smooth": 0.5})

@@ -96,7 +96,7 @@ def _synthetic_cases() -> Iterator[Case]:
         yield Case(f"pre-alignment, small, 1/5 px, channels {channels}", small, shape, amplitude=2.5)
     yield Case("GNC", {"gnc_schedule": (0, 0.5, 1), "warping_steps": 2, "min_level": 2})
     yield Case("GNC, sor", {"gnc_schedule": (0, 0.5, 1), "warping_steps": 2, "min_level": 4, "solver": "sor"})
-    for (height, width), solver in itertools.product(((97, 131), (24, 200)), solvers):
+    for (height, width), solver in itertools.product(((97, 131), (24, 200)), (*solvers, "multigrid")):
         yield Case(f"{height}x{width}, {solver}", {"solver": solver}, shape=(height, width, 1))
     for dtype in LEVELS:
         yield Case(f"{dtype}, 2 channels", shape=(48, 56, 2), dtype=dtype)
@@ -111,6 +111,7 @@ REAL = (
         Case(f"movie, {term}, {solver}", {"alpha": 4, "const_assumption": term, "solver": solver})
         for term, solver in itertools.product(("gc", "gray", "cs"), ("block", "sor"))
     ),
+    Case("movie, gray, multigrid", {"alpha": 4, "const_assumption": "gray", "solver": "multigrid"}),
     Case("movie, alpha 1.5"),
     Case("movie, balanced", {"alpha": 4, "quality": "balanced"}),
     Case("movie, fast", {"alpha": 4, "quality": "fast"}),

@@ -31,7 +31,14 @@ from flowreg_gpu import Options, cpu  # noqa: E402
 from flowreg_gpu.cpu.flatness import flat_share  # noqa: E402
 from flowreg_gpu.demo import make_movie  # noqa: E402
 from flowreg_gpu.flow import FlowEstimator  # noqa: E402
-from flowreg_gpu.relaxation import COARSE_SIDE, Relaxation, choose_relaxation, plan_grids, settle_solver  # noqa: E402
+from flowreg_gpu.relaxation import (  # noqa: E402
+    COARSE_SIDE,
+    Relaxation,
+    choose_relaxation,
+    edge_weights,
+    settle_solver,
+    sweep_equivalents,
+)
 
 MOVIE = Path(__file__).resolve().parents[2] / "shared" / "data" / "two_photon_20x128x256.tif"
 CASES = [("gc", 1.5), ("gc", 4.0), ("gc", 15.0), ("gc", 100.0), ("gray", 4.0), ("cs", 4.0)]
@@ -131,15 +138,6 @@ def descend(data: Frames, options: Options) -> tuple[list[Level], np.ndarray]:
     return levels, np.moveaxis(np.stack(flows), 1, -1)
 
 
-def sweep_equivalents(level: Level, relaxation: Relaxation) -> float:
-    """Sweeps, or for V-cycles two sweeps and a residual of each grid, in sweeps of the finest."""
-    if relaxation.rule != "multigrid":
-        return relaxation.sweeps
-    edge = tuple(np.float32(a / h**2) for a, h in zip(level.alpha, level.spacing, strict=True))
-    pixels = [grid.height * grid.width for grid in plan_grids(*level.flow.shape[1:], edge)]
-    return relaxation.sweeps * 3 * sum(pixels) / pixels[0]
-
-
 def seconds(level: Level, relaxations: dict[str, Relaxation], repetitions: int = 5) -> dict[str, float]:
     """Shortest time of a solve, the solvers one after the other."""
     best = dict.fromkeys(relaxations, np.inf)
@@ -179,6 +177,7 @@ def measure(data: Frames, term: str, alpha: float) -> list[dict[str, Any]]:
             found = cpu.solve(*level, relaxations[name][number])
             missing = (energy(level, found) - least) / (start - least)
             figures[name].append((missing, float(np.hypot(*(found - converged)).mean())))
+    edge = edge_weights(levels[-1].alpha, levels[-1].spacing)
     times = seconds(levels[-1], {name: chosen[-1] for name, chosen in relaxations.items()})
     return [
         {
@@ -191,7 +190,7 @@ def measure(data: Frames, term: str, alpha: float) -> list[dict[str, Any]]:
             "missing, largest": max(missing for missing, _ in figures[name]),
             "distance, px": float(np.mean([distance for _, distance in figures[name]])),
             "end-point error, px": end_point_error(data, solvers[name]),
-            "sweep-equivalents": sweep_equivalents(levels[-1], relaxations[name][-1]),
+            "sweep-equivalents": sweep_equivalents(*levels[-1].flow.shape[1:], edge, relaxations[name][-1]),
             "ms": 1e3 * times[name],
             "flat share": flat,
         }

@@ -232,7 +232,6 @@ def recording_job(height, width, channels, options):
         (1, "uint8", {"a_smooth": 0.5, "iterations": 1}),
         (2, "uint8", {"cc_initialization": True, "cc_hw": 32}),
         (1, "uint16", {"gnc_schedule": (0, 1), "warping_steps": 1, "min_level": 1}),
-        (1, "uint16", {"solver": "multigrid", "levels": 1}),
         (2, "uint8", {"solver": "multigrid", "levels": 1, "alpha": (100, 1)}),
     ],
     ids=str,

@@ -163,9 +163,9 @@ def level_of(size, flat, alpha, term="gc"):
     return tensor, weight, np.zeros((2, *size), np.float32), (alpha, alpha), (1.0, 1.0)
 
 
-@pytest.mark.parametrize("alpha", [(2.0, 2.0), (100.0, 100.0), (4.0, 100.0)], ids=str)
+@pytest.mark.parametrize("alpha", [(2.0, 2.0), (4.0, 100.0)], ids=str)
 @pytest.mark.parametrize("flat", [0.0, 0.65])
-@pytest.mark.parametrize("size", [(96, 128), (97, 129), (65, 91)])
+@pytest.mark.parametrize("size", [(64, 96), (97, 129)])
 def test_every_cycle_leaves_less_than_half_of_the_error(size, flat, alpha):
     """With frozen psi: the error against a direct solution, mean of the cycles two to five."""
     tensor, weight, flow, _, spacing = level_of(size, flat, 1.0)

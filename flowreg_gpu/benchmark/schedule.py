@@ -15,7 +15,7 @@ from flowreg_gpu.executors.device_task import DeviceTask
 from flowreg_gpu.flow import plan_levels
 from flowreg_gpu.options import Options
 from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
-from flowreg_gpu.relaxation import choose_relaxation
+from flowreg_gpu.relaxation import choose_relaxation, edge_weights, settle_solver, sweep_equivalents
 
 __all__ = ["Launch", "PaperDevice", "RecordingDevice", "Schedule", "computation", "count_schedule"]
 
@@ -30,7 +30,11 @@ class Schedule(NamedTuple):
 
 
 def count_schedule(height: int, width: int, channels: int, options: Options, batch: int) -> Schedule:
-    """Count what the registration of a batch of uint16 frames queues, but for what is done once, for the reference."""
+    """Count what the registration of a batch of uint16 frames queues, but for what is done once, for the reference.
+
+    The reference counts as structured throughout, where that matters to the solver.
+    """
+    options = settle_solver(options)
     shape = height, width, channels
     recorder = RecordingDevice(PaperDevice())
     reference = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
@@ -38,9 +42,11 @@ def count_schedule(height: int, width: int, channels: int, options: Options, bat
     recorder.launches.clear()  # those of the reference
     run_batch()
     nbytes = sum(launch.nbytes for launch in recorder.launches)
-    sizes = [(level.height, level.width) for level in plan_levels(height, width, options).levels]
-    updates = sum(rows * columns * choose_relaxation(options, rows, columns).sweeps for rows, columns in sizes)
-    return Schedule(batch, len(recorder.launches), nbytes / batch, updates)
+    updates = 0.0
+    for level in plan_levels(height, width, options).levels:
+        size, edge = (level.height, level.width), edge_weights(level.alpha, level.spacing)
+        updates += level.height * level.width * sweep_equivalents(*size, edge, choose_relaxation(options, *size))
+    return Schedule(batch, len(recorder.launches), nbytes / batch, round(updates))
 
 
 def computation(

@@ -6,8 +6,12 @@ grid: its data term is the mean over the pixels' area, its alpha / h^2 follows f
 left of the right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side
 covers the pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
 
-All planes lie in rows sorted by colour (relaxation.py). In a row, the pixels with even x are one colour and those with
-odd x the other, so that neighbours 2 I - 1, 2 I and 2 I + 1 are contiguous lines, too.
+All planes lie in rows sorted by colour: first the red pixels ((x + y) even), then the black ones, each with a ghost on
+either side. Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its neighbours above and below are
+pixel i of the other colour, those left and right pixels i - 1 + parity and i + parity. Increments have ghost rows, too.
+In a row, the pixels with even x are one colour and those with odd x the other, so that neighbours 2 I - 1, 2 I and
+2 I + 1 are contiguous lines, too. Arrays are flat and offsets unsigned, since numba tests other indices for being
+negative.
 """
 
 from __future__ import annotations
@@ -16,17 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled, inlined
-from flowreg_gpu.cpu.relaxation import (
-    ONE,
-    TWO,
-    ZERO,
-    accumulate_row,
-    invert_row,
-    relax_row,
-    set_ghosts,
-    sort_level,
-    unsort,
-)
+from flowreg_gpu.cpu.relaxation import ONE, PSI_EPS, TWO, ZERO, constant_laplacian, power
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, plan_grids
 
 __all__ = ["relax_in_cycles"]
@@ -58,7 +52,7 @@ def relax_in_cycles(
 @compiled
 def _relax_in_cycles(tensor, weight, flow, sizes, edges, omega, cycles, lag, psi_data, out):
     channels, last = tensor.shape[0], sizes.shape[0] - 1
-    fixed = sort_level(tensor, weight, flow, edges[0, 0], edges[0, 1])
+    fixed = _sort_level(tensor, weight, flow, edges[0, 0], edges[0, 1])
     # a row of `systems`: data term 11, 22, 12, right-hand sides of u and v
     systems = [np.zeros((h, 5 * 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
     increments = [np.zeros((2, h + 2, 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
@@ -79,7 +73,7 @@ def _relax_in_cycles(tensor, weight, flow, sizes, edges, omega, cycles, lag, psi
         for k in range(last - 1, -1, -1):
             _correct(increments[k + 1], sizes[k + 1, 1], linear[2 * k], linear[2 * k + 1], increments[k], sizes[k, 1])
             _relax(systems[k], increments[k], sizes[k, 1], edges[k, 0], edges[k, 1], omega, 1)
-    unsort(increments[0], out)
+    _unsort(increments[0], out)
 
 
 @compiled
@@ -122,7 +116,7 @@ def _refresh(fixed, channels, psi, system, increment):
     total = np.empty(4 * pitch, np.float32)
     for y in range(height):
         row = system[y]
-        accumulate_row(
+        _accumulate_row(
             tensor, weight, laplacian, flat, y * pitch, height * pitch, (y + 1) * pitch, (height + 2) * pitch, pitch,
             channels, psi, total, row[3 * pitch :],
         )  # fmt: skip
@@ -141,14 +135,14 @@ def _relax(system, increment, width, cx, cy, omega, sweeps):
         for step in range(height + 1):
             if step < height:
                 row, coefficients = system[step], ring[step % 2]
-                invert_row(row, pitch, TWO * (cx + cy), omega, coefficients)
+                _invert_row(row, pitch, TWO * (cx + cy), omega, coefficients)
                 _copy_line(row, 3 * pitch, 1, coefficients, 3 * pitch, 1, 2 * pitch)
             for colour in range(max(0, step - height + 1), min(2, step + 1)):
                 y = step - colour
                 parity, begin, other = _colour(y, colour, half)
-                set_ghosts(increment, y + 1, width, half, parity, begin, other)
+                _set_ghosts(increment, y + 1, width, half, parity, begin, other)
                 here = (y + 1) * pitch
-                relax_row(flat, plane, here, pitch, half, begin, other, parity, ring[y % 2], cx, cy, keep)
+                _relax_row(flat, plane, here, pitch, half, begin, other, parity, ring[y % 2], cx, cy, keep)
 
 
 @compiled
@@ -175,7 +169,7 @@ def _restrict(
             row = system[y]
             for colour in range(2):
                 parity, begin, other = _colour(y, colour, half)
-                set_ghosts(increment, y + 1, width, half, parity, begin, other)
+                _set_ghosts(increment, y + 1, width, half, parity, begin, other)
             for colour in range(2):
                 parity, begin, other = _colour(y, colour, half)
                 at = parity * (half + 2) + 1
@@ -303,3 +297,155 @@ def _add_linear(line, weights, first, half, target, at, count):
         target[at + x] += (
             weights[before + x] * line[x] + weights[here + x] * line[x + _U(1)] + weights[after + x] * line[x + _U(2)]
         )
+
+
+# Rows sorted by colour
+
+
+@compiled
+def _sort_row(row, y, half, out):
+    for colour in range(2):
+        parity, begin = (y + colour) % 2, colour * (half + 2) + 1
+        for i in range((row.shape[0] - parity + 1) // 2):
+            out[begin + i] = row[2 * i + parity]
+
+
+@compiled
+def _sort_level(tensor, weight, flow, cx, cy):
+    """Tensor, weight and Laplacian of the flow in sorted rows, flat; unused pixels at the end of a colour stay 0."""
+    channels, _, height, width = tensor.shape
+    half = (width + 1) // 2
+    pitch = 2 * (half + 2)
+    tensors = np.zeros((channels * 6, height, pitch), np.float32)
+    weights = np.zeros((channels, height, pitch), np.float32)
+    laplacian = np.zeros((2, height, pitch), np.float32)
+    lines = np.empty((2, width), np.float32)
+    for y in range(height):
+        for channel in range(channels):
+            for k in range(6):
+                _sort_row(tensor[channel, k, y], y, half, tensors[6 * channel + k, y])
+            _sort_row(weight[channel, y], y, half, weights[channel, y])
+        constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
+        for k in range(2):
+            _sort_row(lines[k], y, half, laplacian[k, y])
+    return tensors.reshape(tensors.size), weights.reshape(weights.size), laplacian.reshape(laplacian.size)
+
+
+@compiled
+def _unsort(increment, out):
+    """Write an increment (2, h, w) pixel by pixel from sorted rows with ghosts."""
+    _, height, width = out.shape
+    half = (width + 1) // 2
+    for k in range(2):
+        for y in range(height):
+            for colour in range(2):
+                parity, begin = (y + colour) % 2, colour * (half + 2) + 1
+                for i in range((width - parity + 1) // 2):
+                    out[k, y, 2 * i + parity] = increment[k, y + 1, begin + i]
+
+
+@compiled
+def _set_ghosts(increment, row, width, half, parity, begin, other):
+    """Write the pixels of one colour at the edges where the neighbours of the other colour are looked for."""
+    last = (width - 1 - parity) // 2
+    for k in range(2):
+        line = increment[k, row]
+        if parity == 0:
+            line[other - 1] = line[begin]
+        if 2 * last + parity == width - 1:
+            line[other + last + parity] = line[begin + last]
+        if row == 1:
+            for i in range(half):
+                increment[k, 0, other + i] = line[begin + i]
+        if row == increment.shape[1] - 2:
+            for i in range(half):
+                increment[k, row + 1, other + i] = line[begin + i]
+
+
+@compiled
+def _relax_row(increment, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep):
+    """Update the pixels of one colour in one row, in place, from coefficients 11, 12, 22, u and v, pitch each."""
+    u, v = _U(row + begin), _U(plane + row + begin)
+    left, right = _U(row + other + parity - 1), _U(row + other + parity)
+    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
+    i11, i12, i22, bu, bv = (
+        _U(begin), _U(begin + pitch), _U(begin + 2 * pitch), _U(begin + 3 * pitch), _U(begin + 4 * pitch),
+    )  # fmt: skip
+    for i in range(half):
+        x = _U(i)
+        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
+        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
+            increment[v_plane + above + x] + increment[v_plane + below + x]
+        )
+        su += coefficients[bu + x]
+        sv += coefficients[bv + x]
+        coupling = coefficients[i12 + x]
+        increment[u + x] = keep * increment[u + x] + coefficients[i11 + x] * su + coupling * sv
+        increment[v + x] = keep * increment[v + x] + coupling * su + coefficients[i22 + x] * sv
+
+
+@compiled
+def _accumulate_row(
+    tensor, weight, laplacian, increment, here, plane, increment_here, increment_plane, pitch, channels, psi, total,
+    right_sides,
+):  # fmt: skip
+    """Sum the data term of one sorted row over the channels, with psi of the present increment.
+
+    `here` and `increment_here` are where the row begins in the planes. `total` gets 11, 22, 12 and scratch, pitch each;
+    `right_sides` those of u and v, which begin with the Laplacian of the flow.
+    """
+    constant, factor, exponent = psi
+    u, v = _U(increment_here), _U(increment_here + increment_plane)
+    d11, d22, d12, share = _U(0), _U(pitch), _U(2 * pitch), _U(3 * pitch)
+    bu, bv = _U(0), _U(pitch)
+    lap_u, lap_v = _U(here), _U(here + plane)
+    for i in range(3 * pitch):
+        total[_U(i)] = ZERO
+    for i in range(pitch):
+        right_sides[bu + _U(i)] = laplacian[lap_u + _U(i)]
+    for i in range(pitch):
+        right_sides[bv + _U(i)] = laplacian[lap_v + _U(i)]
+    # one array written per loop: LLVM gives up vectorising where more than eight pairs might overlap;
+    # at the edge of a mask the cubic resampling overshoots below zero, which would make the system indefinite
+    for channel in range(channels):
+        j11 = _U(here + 6 * channel * plane)
+        j22, j33 = j11 + _U(plane), j11 + _U(2 * plane)
+        j12, j13, j23 = j11 + _U(3 * plane), j11 + _U(4 * plane), j11 + _U(5 * plane)
+        own_weight = _U(here + channel * plane)
+        for i in range(pitch):
+            x = _U(i)
+            a, b = increment[u + x], increment[v + x]
+            energy = (
+                tensor[j11 + x] * a * a
+                + tensor[j22 + x] * b * b
+                + TWO * (tensor[j12 + x] * a * b + tensor[j13 + x] * a + tensor[j23 + x] * b)
+                + tensor[j33 + x]
+            )
+            positive = energy if energy > ZERO else ZERO
+            psi_here = constant + factor * power(positive + PSI_EPS, exponent)
+            total[share + x] = psi_here * (weight[own_weight + x] if weight[own_weight + x] > ZERO else ZERO)
+        for i in range(pitch):
+            total[d11 + _U(i)] += total[share + _U(i)] * tensor[j11 + _U(i)]
+        for i in range(pitch):
+            total[d22 + _U(i)] += total[share + _U(i)] * tensor[j22 + _U(i)]
+        for i in range(pitch):
+            total[d12 + _U(i)] += total[share + _U(i)] * tensor[j12 + _U(i)]
+        for i in range(pitch):
+            right_sides[bu + _U(i)] -= total[share + _U(i)] * tensor[j13 + _U(i)]
+        for i in range(pitch):
+            right_sides[bv + _U(i)] -= total[share + _U(i)] * tensor[j23 + _U(i)]
+
+
+@compiled
+def _invert_row(total, pitch, smooth, omega, coefficients):
+    """Write the inverse of each pixel's 2x2 system times omega (11, 12, 22) from its data term (11, 22, 12)."""
+    for i in range(pitch):
+        x = _U(i)
+        k11, k22, k12 = total[x], total[_U(pitch) + x], total[_U(2 * pitch) + x]
+        # the data part alone may have rank 1: its determinant is kept apart and from going below zero
+        data = k11 * k22 - k12 * k12
+        determinant = smooth * (smooth + k11 + k22) + (data if data > ZERO else ZERO)
+        scale = omega / determinant
+        coefficients[x] = scale * (smooth + k22)
+        coefficients[_U(pitch) + x] = -scale * k12
+        coefficients[_U(2 * pitch) + x] = scale * (smooth + k11)

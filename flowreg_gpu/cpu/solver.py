@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from flowreg_gpu.cpu.jit import compiled, inlined
 from flowreg_gpu.cpu.multigrid import relax_in_cycles
 from flowreg_gpu.cpu.relaxation import HALF, ONE, PSI_EPS, TWO, ZERO, constant_laplacian, power
-from flowreg_gpu.relaxation import Relaxation, robust_weight
+from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
 
 __all__ = ["solve"]
 
@@ -57,8 +57,7 @@ def solve(
     )
     omega, ordered = np.float32(relaxation.omega), relaxation.rule == "sor"
     if not ordered and psi_smooth[1] == 0:
-        hx, hy = map(np.float32, spacing)
-        edges = np.float32(alpha[0]) / (hx * hx), np.float32(alpha[1]) / (hy * hy)
+        edges = edge_weights(alpha, spacing)
         if relaxation.rule == "multigrid":
             return relax_in_cycles(tensor, weight, flow, edges, omega, relaxation.sweeps, relaxation.lag, psi_data)
         out = np.empty(flow.shape, np.float32)

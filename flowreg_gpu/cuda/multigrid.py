@@ -52,10 +52,10 @@ def relax_in_cycles(
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
     omega = np.float32(relaxation.omega)
     fill(device, planes[0].increment, 0.0)
-    _accumulate(device, tensor, weight, flow, (1.0, 0.0, 0.0), planes[0])
     for cycle in range(relaxation.sweeps):
-        if (cycle + 1) % relaxation.lag == 0:
-            psi = robust_weight(relaxation.a_data, relaxation.beta)
+        refreshed = (cycle + 1) % relaxation.lag == 0
+        if refreshed or cycle == 0:
+            psi = robust_weight(relaxation.a_data, relaxation.beta) if refreshed else (1.0, 0.0, 0.0)
             _accumulate(device, tensor, weight, flow, psi, planes[0])
         for fine, coarse in itertools.pairwise(planes):
             _relax(device, fine, omega)

@@ -11,7 +11,7 @@ from flowreg_gpu.cuda import multigrid
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
 from flowreg_gpu.cuda.launch import BLOCK, frame_stride, pixel_grid
-from flowreg_gpu.relaxation import Relaxation, robust_weight
+from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "scratch_planes", "solve"]
 
@@ -105,7 +105,7 @@ def solve(
     relaxation : Relaxation
     """
     if relaxation.rule == "multigrid":
-        return multigrid.relax_in_cycles(device, tensor, weight, flow, _edges(alpha, spacing), relaxation)
+        return multigrid.relax_in_cycles(device, tensor, weight, flow, edge_weights(alpha, spacing), relaxation)
     height, width = tensor.shape[3:]
     ordered = relaxation.rule == "sor"
     if ordered:  # columns are relaxed in order, not rows
@@ -141,14 +141,8 @@ def scratch_planes(
 ) -> float:
     """Float32 planes that a solve takes for every frame beside its result."""
     if relaxation.rule == "multigrid":
-        return multigrid.scratch_planes(height, width, _edges(alpha, spacing))
+        return multigrid.scratch_planes(height, width, edge_weights(alpha, spacing))
     return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + _is_robust(relaxation)
-
-
-def _edges(alpha: tuple[float, float], spacing: tuple[float, float]) -> tuple[np.float32, np.float32]:
-    """Weight alpha / h^2 of the edges along x and y."""
-    hx, hy = map(np.float32, spacing)
-    return np.float32(alpha[0]) / (hx * hx), np.float32(alpha[1]) / (hy * hy)
 
 
 def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
