@@ -384,13 +384,21 @@ def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, ou
         )  # fmt: skip
         first = last
     # 3. the increment, pixel by pixel
+    flat = out.reshape(out.size)
     for k in range(2):
-        for colour in range(2):
-            line = increment[k, colour]
-            for y in range(height):
-                parity, at = (y + colour) % 2, (y + 2) * pitch
-                for i in range((width - parity + 1) // 2):
-                    out[k, y, 2 * i + parity] = line[at + i]
+        _join(increment[k, 0], increment[k, 1], height, width, pitch, flat, k * height * width)
+
+
+@compiled
+def _join(red, black, height, width, pitch, out, begin):
+    for y in range(height):
+        at, to = (y + 2) * pitch, begin + y * width
+        first, second = (red, black) if y % 2 == 0 else (black, red)
+        for i in range(width // 2):
+            out[_U(to + 2 * i)] = first[_U(at + i)]
+            out[_U(to + 2 * i + 1)] = second[_U(at + i)]
+        if width % 2 == 1:
+            out[_U(to + width - 1)] = first[_U(at + width // 2)]
 
 
 @compiled
@@ -398,29 +406,30 @@ def _sort(tensor, weight, flow, cx, cy, lanes, fixed):
     """Per row and colour: the tensors, the weights, and the Laplacian of the flow."""
     channels, _, height, width = tensor.shape
     tensors, weights = tensor.reshape(tensor.size), weight.reshape(weight.size)
-    lines = np.empty((2, width), np.float32)
+    lines = np.empty(2 * width, np.float32)
     for y in range(height):
-        _constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
+        _constant_laplacian(flow, cx, cy, y, lines[:width], lines[width:])
         size = (7 * channels + 2) * lanes
         even, odd = (2 * y + y % 2) * size, (2 * y + 1 - y % 2) * size
-        for k in range(6 * channels):
-            _split(tensors, (k * height + y) * width, width, lanes, fixed, even + k * lanes, odd + k * lanes)
+        _split(tensors, y * width, height * width, 6 * channels, width, lanes, fixed, even, odd)
         even, odd = even + 6 * channels * lanes, odd + 6 * channels * lanes
-        for k in range(channels):
-            _split(weights, (k * height + y) * width, width, lanes, fixed, even + k * lanes, odd + k * lanes)
-        even, odd = even + channels * lanes, odd + channels * lanes
-        for k in range(2):
-            _split(lines[k], 0, width, lanes, fixed, even + k * lanes, odd + k * lanes)
+        _split(weights, y * width, height * width, channels, width, lanes, fixed, even, odd)
+        _split(lines, 0, width, 2, width, lanes, fixed, even + channels * lanes, odd + channels * lanes)
 
 
 @compiled
-def _split(row, begin, width, lanes, out, even, odd):
-    for i in range(width // 2):
-        out[_U(even + i)] = row[_U(begin + 2 * i)]
-        out[_U(odd + i)] = row[_U(begin + 2 * i + 1)]
-    for i in range(width // 2, lanes):
-        out[_U(even + i)] = row[_U(begin + 2 * i)] if 2 * i < width else _ZERO
-        out[_U(odd + i)] = _ZERO
+def _split(planes, begin, step, count, width, lanes, out, even, odd):
+    """The pixels at even and odd x of a row of `count` planes; what is left of the lanes is zero."""
+    for k in range(count):
+        a, b, row = even + k * lanes, odd + k * lanes, begin + k * step
+        for i in range(width // 2):
+            out[_U(a + i)] = planes[_U(row + 2 * i)]
+            out[_U(b + i)] = planes[_U(row + 2 * i + 1)]
+        for i in range(width // 2, lanes):
+            out[_U(a + i)] = _ZERO
+            out[_U(b + i)] = _ZERO
+        if width % 2 == 1:
+            out[_U(a + width // 2)] = planes[_U(row + width - 1)]
 
 
 @compiled
