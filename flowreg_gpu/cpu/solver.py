@@ -144,9 +144,7 @@ def _power(x, exponent):
     mantissa = np.int32(np.int32(bits & _MANTISSA) + _SQRT_HALF_BITS).view(np.float32)
     t = mantissa - _ONE
     t2 = t * t
-    log2 = np.float32(whole) + t * (
-        ((_L0 + _L1 * t) + t2 * (_L2 + _L3 * t)) + (t2 * t2) * ((_L4 + _L5 * t) + t2 * _L6)
-    )
+    log2 = np.float32(whole) + t * (((_L0 + _L1 * t) + t2 * (_L2 + _L3 * t)) + (t2 * t2) * ((_L4 + _L5 * t) + t2 * _L6))
     y = exponent * log2
     rounded = y + _ROUND
     f = y - (rounded - _ROUND)
@@ -356,7 +354,8 @@ def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
 # that what they write does not overlap. Pixels that fill the last lanes are computed, but no other depends on them.
 _U = np.uint64
 _LANES = 16
-_TOGETHER = 640 * 1024  # bytes of the rows that sweeps work on together, to stay in the second-level cache
+_TOGETHER = 3 * 2**19  # bytes of the rows that sweeps work on together, so that they stay in the cache
+_AHEAD = 8  # rows sorted at a time
 
 
 @compiled
@@ -364,29 +363,38 @@ def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, ou
     channels, _, height, width = tensor.shape
     half = (width + 1) // 2
     lanes = (half + _LANES - 1) // _LANES * _LANES
-    # 1. what the refreshes read, sorted
-    fixed = np.empty(height * 2 * (7 * channels + 2) * lanes, np.float32)
-    _sort(tensor, weight, flow, cx, cy, lanes, fixed)
-    # 2. the sweeps; increments per component and colour, with ghost rows and a ghost at either end of a row, of which
-    #    the left one is the last pixel of the row before
+    # increments per component and colour, with ghost rows and a ghost at either end of a row, of which the left one is
+    # the last pixel of the row before
     pitch = (half + 2 + _LANES - 1) // _LANES * _LANES
-    increment = np.zeros((2, 2, (height + 3) * pitch), np.float32)
-    row_bytes = 4 * (fixed.size // height + 10 * lanes + 4 * pitch)
-    together = max(_TOGETHER // (2 * row_bytes) // lag, 1) * lag
-    ring = np.empty((together // lag + 1) * 4 * lag * 5 * lanes, np.float32)
-    data, rhs = np.zeros(3 * lanes, np.float32), np.empty(2 * lanes, np.float32)
+    increment = _aligned(4 * (height + 3) * pitch).reshape(2, 2, (height + 3) * pitch)
+    increment[:] = _ZERO
+    # what the refreshes read, sorted; if all sweeps are done together, no more than they need at a time
+    row_size = 2 * (7 * channels + 2) * lanes
+    together = max(_TOGETHER // (8 * (row_size + 10 * lanes + 4 * pitch)) // lag, 1) * lag
+    kept = min(height, 2 * sweeps + _AHEAD) if together > sweeps else height
+    fixed = _aligned(kept * row_size)
+    ring = _aligned((together // lag + 1) * 4 * lag * 5 * lanes)
+    data, rhs = _aligned(3 * lanes), _aligned(2 * lanes)
+    data[:] = _ZERO
     first = 0
     while first < sweeps:
         last = min(max(first + together - (1 if first == 0 else 0), 1), sweeps)
         _sweep_sorted(
-            fixed, increment[0, 0], increment[1, 0], increment[0, 1], increment[1, 1], channels, height, width, lanes,
+            tensor, weight, flow, fixed, increment[0, 0], increment[1, 0], increment[0, 1], increment[1, 1], lanes,
             pitch, cx, cy, omega, first, last, lag, psi_data, data, rhs, ring,
         )  # fmt: skip
         first = last
-    # 3. the increment, pixel by pixel
     flat = out.reshape(out.size)
     for k in range(2):
         _join(increment[k, 0], increment[k, 1], height, width, pitch, flat, k * height * width)
+
+
+@compiled
+def _aligned(size):
+    """Uninitialised float32 at the beginning of a cache line, so that no `_LANES` of them lie in two."""
+    buffer = np.empty(size + 16, np.float32)
+    begin = -(buffer.ctypes.data // 4) % 16
+    return buffer[begin : begin + size]
 
 
 @compiled
@@ -402,15 +410,16 @@ def _join(red, black, height, width, pitch, out, begin):
 
 
 @compiled
-def _sort(tensor, weight, flow, cx, cy, lanes, fixed):
+def _sort(tensor, weight, flow, cx, cy, begin, end, lanes, fixed):
     """Per row and colour: the tensors, the weights, and the Laplacian of the flow."""
     channels, _, height, width = tensor.shape
     tensors, weights = tensor.reshape(tensor.size), weight.reshape(weight.size)
     lines = np.empty(2 * width, np.float32)
-    for y in range(height):
+    size = (7 * channels + 2) * lanes
+    kept = fixed.size // (2 * size)
+    for y in range(begin, end):
         _constant_laplacian(flow, cx, cy, y, lines[:width], lines[width:])
-        size = (7 * channels + 2) * lanes
-        even, odd = (2 * y + y % 2) * size, (2 * y + 1 - y % 2) * size
+        even, odd = (2 * (y % kept) + y % 2) * size, (2 * (y % kept) + 1 - y % 2) * size
         _split(tensors, y * width, height * width, 6 * channels, width, lanes, fixed, even, odd)
         even, odd = even + 6 * channels * lanes, odd + 6 * channels * lanes
         _split(weights, y * width, height * width, channels, width, lanes, fixed, even, odd)
@@ -434,22 +443,36 @@ def _split(planes, begin, step, count, width, lanes, out, even, odd):
 
 @compiled
 def _sweep_sorted(
-    fixed, red_u, red_v, black_u, black_v, channels, height, width, lanes, pitch, cx, cy, omega, first, last, lag,
+    tensor, weight, flow, fixed, red_u, red_v, black_u, black_v, lanes, pitch, cx, cy, omega, first, last, lag,
     psi_data, data, rhs, ring,
 ):  # fmt: skip
     """Sweeps `first` to `last`, each half-sweep one row behind the one before; psi is refreshed on the way."""
+    channels, _, height, width = tensor.shape
     keep, smooth = _ONE - omega, _TWO * (cx + cy)
     half_sweeps, depth = 2 * (last - first), 2 * lag
-    groups, size = ring.size // (2 * depth * 5 * lanes), 5 * lanes
+    # tables, as divisions take longer than to relax a short row: where the coefficients of a row and of a half-sweep and
+    # the row's tensors lie, and which half-sweeps refresh
+    size, fixed_size = 5 * lanes, (7 * channels + 2) * lanes
+    groups, kept = ring.size // (2 * depth * size), fixed.size // (2 * fixed_size)
+    ring_row, ring_group = np.empty(height, np.int64), np.empty(half_sweeps, np.int64)
+    fixed_row, refreshes = np.empty(height, np.int64), np.empty(half_sweeps, np.bool_)
+    for y in range(height):
+        ring_row[y] = 2 * size * (y % depth)
+        fixed_row[y] = 2 * fixed_size * (y % kept)
+    for n in range(half_sweeps):
+        sweep = first + n // 2
+        group = (sweep + 1) // lag
+        ring_group[n] = (2 * depth * (group % groups) + n % 2) * size
+        refreshes[n] = sweep == 0 or sweep + 1 == group * lag
     for step in range(height + half_sweeps - 1):
+        if first == 0 and step < height and step % _AHEAD == 0:
+            _sort(tensor, weight, flow, cx, cy, step, min(step + _AHEAD, height), lanes, fixed)
         for n in range(max(0, step - height + 1), min(half_sweeps, step + 1)):
-            y, colour, sweep = step - n, n % 2, first + n // 2
-            group = (sweep + 1) // lag
-            at = (2 * (group % groups * depth + y % depth) + colour) * size
-            here = (2 * y + colour) * (7 * channels + 2) * lanes
-            refresh = sweep == 0 or sweep + 1 == group * lag
-            psi = psi_data if group > 0 else (_ONE, _ZERO, _ZERO)
-            row, parity = (y + 2) * pitch, (y + colour) % 2
+            y, colour = step - n, n & 1
+            at = ring_row[_U(y)] + ring_group[_U(n)]
+            here, refresh = fixed_row[_U(y)] + colour * fixed_size, refreshes[_U(n)]
+            psi = (_ONE, _ZERO, _ZERO) if 2 * first + n < 2 * (lag - 1) else psi_data
+            row, parity = (y + 2) * pitch, (y + colour) & 1
             if colour == 0:
                 if refresh:
                     _fold_row(fixed, here, red_u, red_v, row, channels, lanes, smooth, omega, psi, data, rhs, ring, at)
