@@ -12,11 +12,11 @@ c = alpha / h^2 (times psi_smooth where a_smooth < 1). Two rules, one set of coe
 A missing neighbour at the edge is the pixel's own value before its update. The increments carry one ghost
 column on either side for it; ghost rows are not needed, the row index is clamped instead.
 
-Where the smoothness is quadratic, `block` works on rows that are sorted by colour, so that it touches nothing but
-what it needs: first the red pixels ((x + y) even) of a row, then the black ones, each with a ghost on either side.
-Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its neighbours above and below are pixel i of the
-other colour, those left and right pixels i - 1 + parity and i + parity. All sweeps up to the next refresh of psi go
-over the level together, each half-sweep one row behind the one before, while the rows are in the cache.
+Where the smoothness is quadratic, `block` keeps the colours apart, the red pixels ((x + y) even) and the black ones, so
+that it touches nothing but what it needs. Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its
+neighbours above and below are pixel i of the other colour, those left and right pixels i - 1 + parity and i + parity.
+As psi depends on the pixel alone, all sweeps go over the level together, each half-sweep one row behind the one before
+and refreshing psi on the way, while the rows are in the cache.
 """
 
 from __future__ import annotations
@@ -450,8 +450,8 @@ def _sweep_sorted(
     channels, _, height, width = tensor.shape
     keep, smooth = _ONE - omega, _TWO * (cx + cy)
     half_sweeps, depth = 2 * (last - first), 2 * lag
-    # tables, as divisions take longer than to relax a short row: where the coefficients of a row and of a half-sweep and
-    # the row's tensors lie, and which half-sweeps refresh
+    # tables, as divisions take as long as relaxing a short row: where the coefficients of a row and of a half-sweep and
+    # the row's tensors lie, and which half-sweeps refresh psi
     size, fixed_size = 5 * lanes, (7 * channels + 2) * lanes
     groups, kept = ring.size // (2 * depth * size), fixed.size // (2 * fixed_size)
     ring_row, ring_group = np.empty(height, np.int64), np.empty(half_sweeps, np.int64)

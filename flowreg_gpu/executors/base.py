@@ -273,7 +273,8 @@ class BaseExecutor(abc.ABC):
 
     def _keep(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """An array of a result, such that the next batch leaves it alone."""
-        return array.copy()
+        kept: NDArray[Any] = array.copy()
+        return kept
 
 
 class CPUExecutor(BaseExecutor):
@@ -386,7 +387,10 @@ def _planes(image: NDArray[Any]) -> NDArray[np.float32]:
     if image.shape[-1] == 1:
         return np.ascontiguousarray(np.moveaxis(image, -1, -3), np.float32)
     # channel by channel, several times as fast as copying a view with the axes turned
-    return np.stack(np.moveaxis(image, -1, 0), axis=-3, dtype=np.float32, casting="unsafe")
+    planes: NDArray[np.float32] = np.stack(
+        tuple(np.moveaxis(image, -1, 0)), axis=-3, dtype=np.float32, casting="unsafe"
+    )
+    return planes
 
 
 def check_warpable(dtype: np.dtype[Any], name: str) -> None:
