@@ -264,6 +264,14 @@ def test_solver_with_a_shared_flow(device, operations, rule):
     assert_same(device, *solve_both(device, operations, tensor, weight, flow[:1], RULES[rule]))
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("height", "width", "sweeps"), [(70, 9, 7), (6, 700, 41)])
+def test_cpu_solver_row_after_row(device, operations, height, width, sweeps, channels):
+    """The CPU keeps few of many sorted rows, and relaxes wide rows in several passes."""
+    relaxation = Relaxation("block", 1.7, sweeps, 2, 0.45, 1.0)
+    assert_same(device, *solve_both(device, operations, *solver_case(height, width, channels), relaxation))
+
+
 @pytest.mark.parametrize(("side", "fits"), [(89, True), (90, False)])
 def test_levels_that_are_relaxed_in_one_launch(side, fits):
     device = EmulatedDevice()

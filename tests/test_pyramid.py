@@ -26,6 +26,7 @@ RESIZINGS = [
     ((24, 60), (3, 8)),
     ((2, 3), (5, 1)),
     ((1, 4), (3, 4)),
+    ((19, 21), (150, 131)),  # more rows than are turned at once
 ]
 
 
@@ -74,6 +75,11 @@ def test_resampling_tables(size, new_size):
         assert table.index.min() >= 0
         assert table.index.max() < n
         np.testing.assert_allclose(table.weight.sum(axis=1, dtype=float), 1, rtol=0, atol=tolerances.FILTER)
+
+
+def test_tables_are_built_once():
+    for first, second in zip(resampling_tables(40, 50, 13, 27), resampling_tables(40, 50, 13, 27), strict=True):
+        assert first is second
 
 
 def test_resize_to_the_same_size_is_the_identity():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tolerances
 from scipy.ndimage import map_coordinates
-from synthetic import cubic_weight
+from synthetic import cubic_weight, smooth_flow, to_planes
 
 import flowreg_gpu
 from flowreg_gpu.cpu.warp import warp, warp_frame
@@ -74,6 +74,21 @@ def test_interpolation(size, method):
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found[:, beyond], reference[:, beyond])
     np.testing.assert_allclose(found, np.where(beyond, reference, expected), rtol=0, atol=tolerances.INTERPOLATION)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [(33, 70), (20, 17), (19, 3)])
+def test_neighbours_have_no_influence(size, method):
+    """Pixels of a smooth flow, which are computed many at a time, are those of a flow that is rough around them."""
+    image, reference = frame_of("float32", 2, *size), frame_of("float32", 2, *size, seed=1)
+    smooth = to_planes(smooth_flow(*size, 2.0, (0.7, -1.3)))
+    rough = smooth + np.random.default_rng(2).uniform(-3, 3, smooth.shape).astype(np.float32)
+    mixed = rough.copy()
+    mixed[:, 1::3, ::2] = smooth[:, 1::3, ::2]
+    found = warp(image, mixed, reference, interpolation=method)
+    expected = warp(image, smooth, reference, interpolation=method)
+    np.testing.assert_array_equal(found[:, 1::3, ::2], expected[:, 1::3, ::2])
+    assert not np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,11 +12,11 @@ c = alpha / h^2 (times psi_smooth where a_smooth < 1). Two rules, one set of coe
 A missing neighbour at the edge is the pixel's own value before its update. The increments carry one ghost
 column on either side for it; ghost rows are not needed, the row index is clamped instead.
 
-Where the smoothness is quadratic, `block` works on rows that are sorted by colour, so that it touches nothing but
-what it needs: first the red pixels ((x + y) even) of a row, then the black ones, each with a ghost on either side.
-Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its neighbours above and below are pixel i of the
-other colour, those left and right pixels i - 1 + parity and i + parity. All sweeps up to the next refresh of psi go
-over the level together, each half-sweep one row behind the one before, while the rows are in the cache.
+Where the smoothness is quadratic, `block` keeps the colours apart, the red pixels ((x + y) even) and the black ones, so
+that it touches nothing but what it needs. Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its
+neighbours above and below are pixel i of the other colour, those left and right pixels i - 1 + parity and i + parity.
+As psi depends on the pixel alone, all sweeps go over the level together, each half-sweep one row behind the one before
+and refreshing psi on the way, while the rows are in the cache.
 """
 
 from __future__ import annotations
@@ -304,7 +304,8 @@ def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
 # that what they write does not overlap. Pixels that fill the last lanes are computed, but no other depends on them.
 _U = np.uint64
 _LANES = 16
-_TOGETHER = 640 * 1024  # bytes of the rows that sweeps work on together, to stay in the second-level cache
+_TOGETHER = 3 * 2**19  # bytes of the rows that sweeps work on together, so that they stay in the cache
+_AHEAD = 8  # rows sorted at a time
 
 
 @compiled
@@ -312,83 +313,116 @@ def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, ou
     channels, _, height, width = tensor.shape
     half = (width + 1) // 2
     lanes = (half + _LANES - 1) // _LANES * _LANES
-    # 1. what the refreshes read, sorted
-    fixed = np.empty(height * 2 * (7 * channels + 2) * lanes, np.float32)
-    _sort(tensor, weight, flow, cx, cy, lanes, fixed)
-    # 2. the sweeps; increments per component and colour, with ghost rows and a ghost at either end of a row, of which
-    #    the left one is the last pixel of the row before
+    # increments per component and colour, with ghost rows and a ghost at either end of a row, of which the left one is
+    # the last pixel of the row before
     pitch = (half + 2 + _LANES - 1) // _LANES * _LANES
-    increment = np.zeros((2, 2, (height + 3) * pitch), np.float32)
-    row_bytes = 4 * (fixed.size // height + 10 * lanes + 4 * pitch)
-    together = max(_TOGETHER // (2 * row_bytes) // lag, 1) * lag
-    ring = np.empty((together // lag + 1) * 4 * lag * 5 * lanes, np.float32)
-    data, rhs = np.zeros(3 * lanes, np.float32), np.empty(2 * lanes, np.float32)
+    increment = _aligned(4 * (height + 3) * pitch).reshape(2, 2, (height + 3) * pitch)
+    increment[:] = ZERO
+    # what the refreshes read, sorted; if all sweeps are done together, no more than they need at a time
+    row_size = 2 * (7 * channels + 2) * lanes
+    together = max(_TOGETHER // (8 * (row_size + 10 * lanes + 4 * pitch)) // lag, 1) * lag
+    kept = min(height, 2 * sweeps + _AHEAD) if together > sweeps else height
+    fixed = _aligned(kept * row_size)
+    ring = _aligned((together // lag + 1) * 4 * lag * 5 * lanes)
+    data, rhs = _aligned(3 * lanes), _aligned(2 * lanes)
+    data[:] = ZERO
     first = 0
     while first < sweeps:
         last = min(max(first + together - (1 if first == 0 else 0), 1), sweeps)
         _sweep_sorted(
-            fixed, increment[0, 0], increment[1, 0], increment[0, 1], increment[1, 1], channels, height, width, lanes,
+            tensor, weight, flow, fixed, increment[0, 0], increment[1, 0], increment[0, 1], increment[1, 1], lanes,
             pitch, cx, cy, omega, first, last, lag, psi_data, data, rhs, ring,
         )  # fmt: skip
         first = last
-    # 3. the increment, pixel by pixel
+    flat = out.reshape(out.size)
     for k in range(2):
-        for colour in range(2):
-            line = increment[k, colour]
-            for y in range(height):
-                parity, at = (y + colour) % 2, (y + 2) * pitch
-                for i in range((width - parity + 1) // 2):
-                    out[k, y, 2 * i + parity] = line[at + i]
+        _join(increment[k, 0], increment[k, 1], height, width, pitch, flat, k * height * width)
 
 
 @compiled
-def _sort(tensor, weight, flow, cx, cy, lanes, fixed):
+def _aligned(size):
+    """Uninitialised float32 at the beginning of a cache line, so that no `_LANES` of them lie in two."""
+    buffer = np.empty(size + 16, np.float32)
+    begin = -(buffer.ctypes.data // 4) % 16
+    return buffer[begin : begin + size]
+
+
+@compiled
+def _join(red, black, height, width, pitch, out, begin):
+    for y in range(height):
+        at, to = (y + 2) * pitch, begin + y * width
+        first, second = (red, black) if y % 2 == 0 else (black, red)
+        for i in range(width // 2):
+            out[_U(to + 2 * i)] = first[_U(at + i)]
+            out[_U(to + 2 * i + 1)] = second[_U(at + i)]
+        if width % 2 == 1:
+            out[_U(to + width - 1)] = first[_U(at + width // 2)]
+
+
+@compiled
+def _sort(tensor, weight, flow, cx, cy, begin, end, lanes, fixed):
     """Per row and colour: the tensors, the weights, and the Laplacian of the flow."""
     channels, _, height, width = tensor.shape
     tensors, weights = tensor.reshape(tensor.size), weight.reshape(weight.size)
-    lines = np.empty((2, width), np.float32)
-    for y in range(height):
-        constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
-        size = (7 * channels + 2) * lanes
-        even, odd = (2 * y + y % 2) * size, (2 * y + 1 - y % 2) * size
-        for k in range(6 * channels):
-            _split(tensors, (k * height + y) * width, width, lanes, fixed, even + k * lanes, odd + k * lanes)
+    lines = np.empty(2 * width, np.float32)
+    size = (7 * channels + 2) * lanes
+    kept = fixed.size // (2 * size)
+    for y in range(begin, end):
+        constant_laplacian(flow, cx, cy, y, lines[:width], lines[width:])
+        even, odd = (2 * (y % kept) + y % 2) * size, (2 * (y % kept) + 1 - y % 2) * size
+        _split(tensors, y * width, height * width, 6 * channels, width, lanes, fixed, even, odd)
         even, odd = even + 6 * channels * lanes, odd + 6 * channels * lanes
-        for k in range(channels):
-            _split(weights, (k * height + y) * width, width, lanes, fixed, even + k * lanes, odd + k * lanes)
-        even, odd = even + channels * lanes, odd + channels * lanes
-        for k in range(2):
-            _split(lines[k], 0, width, lanes, fixed, even + k * lanes, odd + k * lanes)
+        _split(weights, y * width, height * width, channels, width, lanes, fixed, even, odd)
+        _split(lines, 0, width, 2, width, lanes, fixed, even + channels * lanes, odd + channels * lanes)
 
 
 @compiled
-def _split(row, begin, width, lanes, out, even, odd):
-    for i in range(width // 2):
-        out[_U(even + i)] = row[_U(begin + 2 * i)]
-        out[_U(odd + i)] = row[_U(begin + 2 * i + 1)]
-    for i in range(width // 2, lanes):
-        out[_U(even + i)] = row[_U(begin + 2 * i)] if 2 * i < width else ZERO
-        out[_U(odd + i)] = ZERO
+def _split(planes, begin, step, count, width, lanes, out, even, odd):
+    """The pixels at even and odd x of a row of `count` planes; what is left of the lanes is zero."""
+    for k in range(count):
+        a, b, row = even + k * lanes, odd + k * lanes, begin + k * step
+        for i in range(width // 2):
+            out[_U(a + i)] = planes[_U(row + 2 * i)]
+            out[_U(b + i)] = planes[_U(row + 2 * i + 1)]
+        for i in range(width // 2, lanes):
+            out[_U(a + i)] = ZERO
+            out[_U(b + i)] = ZERO
+        if width % 2 == 1:
+            out[_U(a + width // 2)] = planes[_U(row + width - 1)]
 
 
 @compiled
 def _sweep_sorted(
-    fixed, red_u, red_v, black_u, black_v, channels, height, width, lanes, pitch, cx, cy, omega, first, last, lag,
+    tensor, weight, flow, fixed, red_u, red_v, black_u, black_v, lanes, pitch, cx, cy, omega, first, last, lag,
     psi_data, data, rhs, ring,
 ):  # fmt: skip
     """Sweeps `first` to `last`, each half-sweep one row behind the one before; psi is refreshed on the way."""
+    channels, _, height, width = tensor.shape
     keep, smooth = ONE - omega, TWO * (cx + cy)
     half_sweeps, depth = 2 * (last - first), 2 * lag
-    groups, size = ring.size // (2 * depth * 5 * lanes), 5 * lanes
+    # tables, as divisions take as long as relaxing a short row: where the coefficients of a row and of a half-sweep and
+    # the row's tensors lie, and which half-sweeps refresh psi
+    size, fixed_size = 5 * lanes, (7 * channels + 2) * lanes
+    groups, kept = ring.size // (2 * depth * size), fixed.size // (2 * fixed_size)
+    ring_row, ring_group = np.empty(height, np.int64), np.empty(half_sweeps, np.int64)
+    fixed_row, refreshes = np.empty(height, np.int64), np.empty(half_sweeps, np.bool_)
+    for y in range(height):
+        ring_row[y] = 2 * size * (y % depth)
+        fixed_row[y] = 2 * fixed_size * (y % kept)
+    for n in range(half_sweeps):
+        sweep = first + n // 2
+        group = (sweep + 1) // lag
+        ring_group[n] = (2 * depth * (group % groups) + n % 2) * size
+        refreshes[n] = sweep == 0 or sweep + 1 == group * lag
     for step in range(height + half_sweeps - 1):
+        if first == 0 and step < height and step % _AHEAD == 0:
+            _sort(tensor, weight, flow, cx, cy, step, min(step + _AHEAD, height), lanes, fixed)
         for n in range(max(0, step - height + 1), min(half_sweeps, step + 1)):
-            y, colour, sweep = step - n, n % 2, first + n // 2
-            group = (sweep + 1) // lag
-            at = (2 * (group % groups * depth + y % depth) + colour) * size
-            here = (2 * y + colour) * (7 * channels + 2) * lanes
-            refresh = sweep == 0 or sweep + 1 == group * lag
-            psi = psi_data if group > 0 else (ONE, ZERO, ZERO)
-            row, parity = (y + 2) * pitch, (y + colour) % 2
+            y, colour = step - n, n & 1
+            at = ring_row[_U(y)] + ring_group[_U(n)]
+            here, refresh = fixed_row[_U(y)] + colour * fixed_size, refreshes[_U(n)]
+            psi = (ONE, ZERO, ZERO) if 2 * first + n < 2 * (lag - 1) else psi_data
+            row, parity = (y + 2) * pitch, (y + colour) & 1
             if colour == 0:
                 if refresh:
                     _fold_row(fixed, here, red_u, red_v, row, channels, lanes, smooth, omega, psi, data, rhs, ring, at)

@@ -39,8 +39,12 @@ def warp(
 ) -> NDArray[np.float32]:
     """Warp planes (C, h, w) float32 by flow (2, h, w) in full-resolution pixels, grid spacing (hx, hy)."""
     out = np.empty(moving.shape, np.float32)
+    channels, height, width = moving.shape
     scale = (np.float32(1 / spacing[0]), np.float32(1 / spacing[1]))
-    _warp(_flat(moving), _flat(flow), reference, *scale, _TAPS[interpolation], _ZERO, _ZERO, out)
+    _warp(
+        *map(_flat, (moving, flow, reference)), height, width, channels, 1, height * width, *scale,
+        _TAPS[interpolation], _flat(out),
+    )  # fmt: skip
     return out
 
 
@@ -52,19 +56,35 @@ def warp_frame(
     out: NDArray[Any],
 ) -> None:
     """Warp a raw frame (H, W, C) into `out`, in its dtype; integers are rounded to nearest even and saturated."""
+    height, width, channels = frame.shape
     integers = np.issubdtype(frame.dtype, np.integer)
-    limits = np.iinfo(frame.dtype) if integers else None
-    low, high = (np.float32(limits.min), np.float32(limits.max)) if limits else (_ZERO, _ZERO)
     # numba would compute float32 times integer in float64, which the GPU does not
-    planes = np.stack([*np.moveaxis(frame, -1, 0)], dtype=np.float32 if integers else frame.dtype)
+    image = np.stack(tuple(np.moveaxis(frame, -1, 0)), dtype=np.float32 if integers else frame.dtype)
+    warped = np.empty_like(image)
     _warp(
-        _flat(planes), _flat(flow), np.moveaxis(reference, -1, 0), _ONE, _ONE, _TAPS[interpolation], low, high,
-        np.moveaxis(out, -1, 0),
+        *map(_flat, (image, flow, reference)), height, width, channels, channels, 1, _ONE, _ONE,
+        _TAPS[interpolation], _flat(warped),
     )  # fmt: skip
+    if integers:
+        limits = np.iinfo(frame.dtype)
+        _round_saturate(warped, np.float32(limits.min), np.float32(limits.max), out)
+    else:
+        for channel in range(channels):
+            out[..., channel] = warped[channel]
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(-1)
+
+
+@compiled
+def _round_saturate(planes, low, high, out):
+    channels, height, width = planes.shape
+    for channel in range(channels):
+        for y in range(height):
+            for x in range(width):
+                value = np.rint(planes[_U(channel), _U(y), _U(x)])
+                out[_U(y), _U(x), _U(channel)] = min(max(value, low), high)
 
 
 @inlined
@@ -79,13 +99,14 @@ def _cubic_weights(t):
     return far_left, near_left, near_right, _ONE - far_left - near_left - near_right
 
 
-# Flat arrays and unsigned offsets: numba tests every other index for being negative.
+# Flat arrays and unsigned offsets: numba tests every other index for being negative. Pixel (y, x) of a channel of the
+# reference lies at (y width + x) pixel_step + channel channel_step, so that planes and raw frames are read alike.
 
 
 @compiled
-def _warp(image, flow, reference, scale_x, scale_y, taps, low, high, out):
-    """`image` holds planes, `flow` too; `reference` and `out` (C, H, W) may be strided, integers if low < high."""
-    channels, height, width = out.shape
+def _warp(
+    image, flow, reference, height, width, channels, pixel_step, channel_step, scale_x, scale_y, taps, out
+):  # fmt: skip
     pitch = width + _RUN
     column, row = np.empty(width, np.int32), np.empty(width, np.int32)
     offset = np.empty(pitch, np.int64)
@@ -100,6 +121,7 @@ def _warp(image, flow, reference, scale_x, scale_y, taps, low, high, out):
         for channel in range(channels):
             # 2. what is there
             plane, last = channel * height * width, image.size - after * width - after - _RUN
+            outside = y * width * pixel_step + channel * channel_step
             x = 0
             while x < width:
                 here = offset[_U(x)]
@@ -107,7 +129,7 @@ def _warp(image, flow, reference, scale_x, scale_y, taps, low, high, out):
                 if here == _ALONE or source > last:
                     line[_U(x)] = _single(
                         image, plane, column[_U(x)], row[_U(x)], height, width, shares_x, shares_y, pitch, x, taps,
-                        reference[channel, y, x],
+                        reference[_U(outside + x * pixel_step)],
                     )  # fmt: skip
                     x += 1
                     continue
@@ -122,8 +144,8 @@ def _warp(image, flow, reference, scale_x, scale_y, taps, low, high, out):
                 while count < _RUN and offset[_U(x + count)] == here:
                     count += 1
                 x += count
-            # 3. in the dtype of the output
-            _store(line, low, high, out[channel, y])
+            for x in range(width):
+                out[_U(plane + y * width + x)] = line[_U(x)]
 
 
 @compiled
@@ -215,13 +237,3 @@ def _offsets(column, row, height, width, before, after, offset):
         offset[_U(j)] = y * width + x - j if inner else _ALONE
     for j in range(width, offset.size):
         offset[_U(j)] = _ALONE
-
-
-@compiled
-def _store(line, low, high, out):
-    if low < high:
-        for x in range(out.size):
-            out[x] = min(max(np.rint(line[x]), low), high)
-    else:
-        for x in range(out.size):
-            out[x] = line[x]
