@@ -26,7 +26,7 @@ def resize(
     rows, columns = tables
     if out is None:
         out = np.empty((planes.shape[0], rows.index.shape[0], columns.index.shape[0]), np.float32)
-    _separable(planes, rows.index, rows.weight, columns.index, columns.weight, out)
+    _separable(np.ascontiguousarray(planes), rows.index, rows.weight, columns.index, columns.weight, out)
     return out
 
 
