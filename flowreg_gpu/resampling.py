@@ -27,7 +27,10 @@ CUBIC_A = -0.75
 
 
 class TapTable(NamedTuple):
-    """Filter taps along one axis: `index` (n_out, taps) int32 into the input, `weight` (n_out, taps) float32."""
+    """Filter taps along one axis: `index` (n_out, taps) int32 into the input, `weight` (n_out, taps) float32.
+
+    Tables are shared: never write into one.
+    """
 
     index: NDArray[np.int32]  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     weight: NDArray[np.float32]

@@ -189,7 +189,7 @@ class BaseExecutor(abc.ABC):
 
     @abc.abstractmethod
     def start_recording(self, job: Job) -> None:
-        """Take what all following batches share."""
+        """Take what all following batches share; its arrays must not change until the next job."""
 
     @abc.abstractmethod
     def register_batch(
