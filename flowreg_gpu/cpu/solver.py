@@ -324,14 +324,13 @@ def _relax_sorted(tensor, weight, flow, cx, cy, omega, sweeps, lag, psi_data, ou
     kept = min(height, 2 * sweeps + _AHEAD) if together > sweeps else height
     fixed = _aligned(kept * row_size)
     ring = _aligned((together // lag + 1) * 4 * lag * 5 * lanes)
-    data, rhs = _aligned(3 * lanes), _aligned(2 * lanes)
-    data[:] = ZERO
+    sums = _aligned(5 * lanes)
     first = 0
     while first < sweeps:
         last = min(max(first + together - (1 if first == 0 else 0), 1), sweeps)
         _sweep_sorted(
             tensor, weight, flow, fixed, increment[0, 0], increment[1, 0], increment[0, 1], increment[1, 1], lanes,
-            pitch, cx, cy, omega, first, last, lag, psi_data, data, rhs, ring,
+            pitch, cx, cy, omega, first, last, lag, psi_data, sums, ring,
         )  # fmt: skip
         first = last
     flat = out.reshape(out.size)
@@ -394,7 +393,7 @@ def _split(planes, begin, step, count, width, lanes, out, even, odd):
 @compiled
 def _sweep_sorted(
     tensor, weight, flow, fixed, red_u, red_v, black_u, black_v, lanes, pitch, cx, cy, omega, first, last, lag,
-    psi_data, data, rhs, ring,
+    psi_data, sums, ring,
 ):  # fmt: skip
     """Sweeps `first` to `last`, each half-sweep one row behind the one before; psi is refreshed on the way."""
     channels, _, height, width = tensor.shape
@@ -425,13 +424,13 @@ def _sweep_sorted(
             row, parity = (y + 2) * pitch, (y + colour) & 1
             if colour == 0:
                 if refresh:
-                    _fold_row(fixed, here, red_u, red_v, row, channels, lanes, smooth, omega, psi, data, rhs, ring, at)
+                    _fold_row(fixed, here, red_u, red_v, row, channels, lanes, smooth, omega, psi, sums, ring, at)
                 _set_ghosts(red_u, red_v, black_u, black_v, row, parity, height, width, pitch)
                 _relax_row(red_u, red_v, black_u, black_v, row, parity, lanes, pitch, cx, cy, keep, ring, at)
             else:
                 if refresh:
                     _fold_row(
-                        fixed, here, black_u, black_v, row, channels, lanes, smooth, omega, psi, data, rhs, ring, at
+                        fixed, here, black_u, black_v, row, channels, lanes, smooth, omega, psi, sums, ring, at
                     )  # fmt: skip
                 _set_ghosts(black_u, black_v, red_u, red_v, row, parity, height, width, pitch)
                 _relax_row(black_u, black_v, red_u, red_v, row, parity, lanes, pitch, cx, cy, keep, ring, at)
@@ -501,49 +500,52 @@ def _share(tensor, weight, a, b, psi):
 
 
 @compiled
-def _fold_row(fixed, here, u, v, row, channels, lanes, smooth, omega, psi, data, rhs, coefficients, at):
+def _fold_row(fixed, here, u, v, row, channels, lanes, smooth, omega, psi, sums, coefficients, at):
     """`_refresh` for the pixels of one colour in one row; `here` and `row` are where it begins in `fixed` and u, v.
 
-    `data` (3 lanes) and `rhs` (2 lanes) hold the sums over the channels; `data` comes as zeros and stays so if there is
-    only one.
+    `sums` (5 lanes) holds what the channels add up to: 11, 22, 12 and the right-hand sides of `_LANES` pixels each.
     """
     j, w, laplacian = here, here + 6 * channels * lanes, here + 7 * channels * lanes
     # 1. smoothness: right-hand sides
-    for i in range(2 * lanes):
-        rhs[_U(i)] = fixed[_U(laplacian + i)]
+    for begin in range(0, lanes, _LANES):
+        k = 5 * begin
+        for i in range(3 * _LANES):
+            sums[_U(k + i)] = ZERO
+        for i in range(_LANES):
+            sums[_U(k + 3 * _LANES + i)] = fixed[_U(laplacian + begin + i)]
+            sums[_U(k + 4 * _LANES + i)] = fixed[_U(laplacian + lanes + begin + i)]
     # 2. data term, summed over the channels but the last
-    for i in range(3 * lanes if channels > 1 else 0):
-        data[_U(i)] = ZERO
     for _ in range(channels - 1):
         for begin in range(0, lanes, _LANES):
-            k = 3 * begin
+            k = 5 * begin
             for i in range(_LANES):
                 x = begin + i
                 tensor = _tensor(fixed, j + x, lanes)
                 share = _share(tensor, fixed[_U(w + x)], u[_U(row + x)], v[_U(row + x)], psi)
                 j11, j22, _, j12, j13, j23 = tensor
-                data[_U(k + i)] += share * j11
-                data[_U(k + _LANES + i)] += share * j22
-                data[_U(k + 2 * _LANES + i)] += share * j12
-                rhs[_U(x)] -= share * j13
-                rhs[_U(lanes + x)] -= share * j23
+                sums[_U(k + i)] += share * j11
+                sums[_U(k + _LANES + i)] += share * j22
+                sums[_U(k + 2 * _LANES + i)] += share * j12
+                sums[_U(k + 3 * _LANES + i)] -= share * j13
+                sums[_U(k + 4 * _LANES + i)] -= share * j23
         j += 6 * lanes
         w += lanes
     # 3. the last one, and what the sweeps need
     for begin in range(0, lanes, _LANES):
-        k, to = 3 * begin, at + 5 * begin
+        k = 5 * begin
+        to = at + k
         for i in range(_LANES):
             x = begin + i
             tensor = _tensor(fixed, j + x, lanes)
             share = _share(tensor, fixed[_U(w + x)], u[_U(row + x)], v[_U(row + x)], psi)
             j11, j22, _, j12, j13, j23 = tensor
-            k11, k22 = data[_U(k + i)] + share * j11, data[_U(k + _LANES + i)] + share * j22
-            k12 = data[_U(k + 2 * _LANES + i)] + share * j12
+            k11, k22 = sums[_U(k + i)] + share * j11, sums[_U(k + _LANES + i)] + share * j22
+            k12 = sums[_U(k + 2 * _LANES + i)] + share * j12
             both = k11 * k22 - k12 * k12
             determinant = smooth * (smooth + k11 + k22) + (both if both > ZERO else ZERO)
             scale = omega / determinant
             coefficients[_U(to + i)] = scale * (smooth + k22)
             coefficients[_U(to + _LANES + i)] = -scale * k12
             coefficients[_U(to + 2 * _LANES + i)] = scale * (smooth + k11)
-            coefficients[_U(to + 3 * _LANES + i)] = rhs[_U(x)] - share * j13
-            coefficients[_U(to + 4 * _LANES + i)] = rhs[_U(lanes + x)] - share * j23
+            coefficients[_U(to + 3 * _LANES + i)] = sums[_U(k + 3 * _LANES + i)] - share * j13
+            coefficients[_U(to + 4 * _LANES + i)] = sums[_U(k + 4 * _LANES + i)] - share * j23
