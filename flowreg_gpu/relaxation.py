@@ -47,7 +47,13 @@ SOR_OMEGA = 1.95
 # benchmarks/solver_energy.py prints the energy that these choices reach.
 COARSE_SIDE = 90
 COARSE = (1.95, 50, 5)
-FINE = ((5.0, (1.7, 20, 2)), (40.0, (1.8, 30, 2)), (100.0, (1.9, 50, 2)), (float("inf"), (1.95, 100, 2)))
+FINE = (
+    (2.0, (1.6, 14, 2)),
+    (5.0, (1.7, 20, 2)),
+    (40.0, (1.8, 30, 2)),
+    (100.0, (1.9, 50, 2)),
+    (float("inf"), (1.95, 100, 2)),
+)
 # Stiffness is alpha times this: the tensors of the other data terms are smaller, that of gray with images scaled to
 # 0-1 by far.
 STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}

@@ -267,10 +267,6 @@ def test_auto(options, flat, solver):
         assert choose_relaxation(settle_solver(Options(**options), flat), 72, 90).rule == "block"
 
 
-def test_the_default_is_relaxed_as_ever():
-    assert choose_relaxation(Options(), 97, 128) == ("block", 1.7, 20, 2, 0.45, 1.0, 1.0)
-
-
 @pytest.mark.parametrize(("masked", "solver"), [(False, "block"), (True, "multigrid")])
 def test_auto_looks_at_the_reference(masked, solver):
     reference, moving = frame_pair(smooth_flow(96, 112), noise=0.02)
