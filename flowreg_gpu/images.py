@@ -51,14 +51,15 @@ def estimate_flow(
         image = image[..., None] if image.ndim == 2 else image
         if not np.all(np.isfinite(image)):
             raise ValueError(f"{name} holds NaN or infinite pixels")
-        planes.append(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
+        planes.append(np.array(image.transpose(2, 0, 1), np.float32, order="C"))
     if planes[0].shape != planes[1].shape:
         raise ValueError(f"moving has shape {np.shape(moving)}, expected that of fixed, {np.shape(fixed)}")
     channels, height, width = planes[0].shape
     check_size(height, width)
     chosen.check_recording(height, width, channels)
     weight, mean_weight = channel_weights(chosen, height, width, channels)
-    chosen = settle_solver(chosen, flat_share(planes[0], weight, chosen.const_assumption))
+    if chosen.solver == "auto" and chosen.a_smooth == 1:
+        chosen = settle_solver(chosen, flat_share(planes[0], weight, chosen.const_assumption))
     estimator = FlowEstimator(cpu, planes[0], weight, mean_weight, height, width, chosen)
     flow = estimator.flow(planes[1], cpu.zero_flow(planes[0]))
     return np.ascontiguousarray(flow.transpose(1, 2, 0))

@@ -33,7 +33,7 @@ class _Beside:
         self._left = False
 
     def _start(self, call: Callable[..., Any], *arguments: Any) -> None:
-        # the caller's numpy.errstate and, where they are the context's, its warning filters
+        # the caller's numpy.errstate (from NumPy 2 on) and, where they are the context's, its warning filters
         context = contextvars.copy_context()
         self._call = self._thread.submit(self._make, context.run, call, *arguments)
 

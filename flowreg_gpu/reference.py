@@ -162,9 +162,11 @@ def _filtered_extent(
         for begin in range(0, n_frames, batch):
             frames = read_window(reader, begin, min(begin + batch, n_frames), halo)
             windows = [frames[index : index + 2 * halo + 1] for index in range(len(frames) - 2 * halo)]
-            filtered = threads.map(preprocess, windows, itertools.repeat(preprocessing))
-            for window, planes in zip(windows, filtered, strict=True):  # in order, for the sums
-                total += window[halo]
-                total_planes += planes
-                low, high = np.minimum(low, planes.min(axis=(1, 2))), np.maximum(high, planes.max(axis=(1, 2)))
+            for first in range(0, len(windows), 4 * n_threads):  # so many filtered frames may wait
+                some = windows[first : first + 4 * n_threads]
+                filtered = threads.map(preprocess, some, itertools.repeat(preprocessing))
+                for window, planes in zip(some, filtered, strict=True):  # in order, for the sums
+                    total += window[halo]
+                    total_planes += planes
+                    low, high = np.minimum(low, planes.min(axis=(1, 2))), np.maximum(high, planes.max(axis=(1, 2)))
     return (total / n_frames).astype(np.float32), (total_planes / n_frames).astype(np.float32), low, high

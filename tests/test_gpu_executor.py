@@ -287,12 +287,29 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
     said = {
         "none": contextlib.nullcontext(),
         "graph": pytest.warns(RuntimeWarning, match="no graphs here; going on without a CUDA graph"),
-        "memory": pytest.warns(RuntimeWarning, match="2 frames do not fit .* going on with 1 at a time"),
+        "memory": pytest.warns(RuntimeWarning, match="no memory here; going on without a CUDA graph"),
         "replay": pytest.warns(RuntimeWarning, match=r"a fault\); after \d+ frames, going on with 'multiprocessing'"),
     }
     with executor, said[fault]:
         assert_same(register(movie, executor, **FAST), expected)
-    assert len(graphs) == {"none": 7, "graph": 0, "memory": 16, "replay": 3}[fault]
+    assert len(graphs) == {"none": 7, "graph": 0, "memory": 1, "replay": 3}[fault]
+
+
+def test_the_larger_of_two_sizes_by_turns_is_recorded(monkeypatch):
+    """Batches of five frames are parts of three and of two."""
+    movie, executor = recording(20, 26, 31), emulated(3)
+    record_graph, sizes = executor._device.record_graph, []
+
+    def watched(work):
+        flow, replay = record_graph(work)
+        return flow, lambda: (sizes.append(flow.shape[0]), replay())
+
+    monkeypatch.setattr(executor._device, "record_graph", watched)
+    result = fg.register(movie.frames, movie.truth, executor, buffer_size=5, **FAST)
+    assert sizes.count(3) >= 3
+    expected = fg.register(movie.frames, movie.truth, "sequential", buffer_size=5, **FAST)
+    for array, other in zip(result, expected, strict=True):
+        np.testing.assert_array_equal(array, other)
 
 
 def test_launches_of_a_batch():

@@ -57,9 +57,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         try:
             process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:  # or interrupted once more
             process.kill()
             process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
 
 
 def _last_words(log: Path, status: int) -> str:

@@ -15,7 +15,7 @@ from flowreg_gpu.resampling import TapTable
 __all__ = ["resize"]
 
 _U = np.uint64
-_BLOCK = 64
+_BLOCK = 128
 _TILE = 16
 
 

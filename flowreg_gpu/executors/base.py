@@ -68,7 +68,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.reference_planes is None and self.preprocessing is None:
             raise ValueError("the job has neither reference_planes nor preprocessing")
-        if self.options.solver == "auto":
+        if self.options.solver == "auto" and self.options.a_smooth == 1:
             flat = flat_share(self.planes_on_host(), self.weight, self.options.const_assumption)
             object.__setattr__(self, "options", settle_solver(self.options, flat))
 

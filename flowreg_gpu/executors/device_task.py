@@ -65,7 +65,7 @@ class DeviceTask:
         # what uses FFT plans, which come and go with memory of their own, is not recorded
         self._graphs = graphs and not job.options.cc_initialization
         self._recorded: _Recording | None = None
-        self._latest_size: tuple[Any, ...] = ()
+        self._seen: set[tuple[Any, ...]] = set()
         height, width, _ = job.reference.shape
         self._estimator = FlowEstimator(
             self._operations,
@@ -109,13 +109,15 @@ class DeviceTask:
     def _flow(self, source: Buffer, start: Buffer) -> Buffer:
         """Flow of raw frames, or of planes where the job has no preprocessing.
 
-        The launches of a size that comes again are recorded and replayed as one.
+        The launches of a size that comes again, the largest that does, are recorded and replayed as one.
         """
-        size = source.shape, source.dtype
-        again, self._latest_size = size == self._latest_size, size
-        recorded = self._recorded if self._recorded is not None and size == self._recorded.size else None
-        if recorded is None and again and self._graphs:
+        size = source.shape, source.dtype.str
+        recorded = self._recorded
+        if self._graphs and size in self._seen and (recorded is None or size > recorded.size):
             recorded = self._record(source, start)
+        self._seen.add(size)
+        if recorded is not None and size != recorded.size:
+            recorded = None
         if recorded is None:
             try:
                 return self._estimate(source, start)
@@ -139,23 +141,22 @@ class DeviceTask:
         """A recording in place of the last one; None, and never again, where the device cannot make it."""
         device = self._device
         self.forget()  # a recording takes memory of its own
-        source, start = device.empty(source.shape, source.dtype), device.empty(start.shape, start.dtype)
         try:
+            source, start = device.empty(source.shape, source.dtype), device.empty(start.shape, start.dtype)
             flow, replay = device.record_graph(lambda: self._estimate(source, start))
-        except DeviceMemoryError:
-            raise
         except DeviceError as error:
             self._graphs = False
             warnings.warn(f"{error}; going on without a CUDA graph", RuntimeWarning, stacklevel=2)
         else:
-            self._recorded = _Recording((source.shape, source.dtype), source, start, flow, replay)
+            self._recorded = _Recording((source.shape, source.dtype.str), source, start, flow, replay)
         return self._recorded
 
     def forget(self) -> None:
         """Let the recording go, and give memory that is not in use back."""
         if self._recorded is not None:
             self._device.synchronize()
-        self._recorded, self._latest_size = None, ()
+        self._recorded = None
+        self._seen.clear()
         self._device.release_memory()
 
 

@@ -33,9 +33,8 @@ class ArrayReader(FrameReader):
     ((5, 18, 21, 1), (2, 18, 21, 1))
     """
 
-    threaded = True
-
     def __init__(self, array: Any) -> None:
+        self.threaded = isinstance(array, np.ndarray)  # what reads as it is indexed may be bound to its thread
         shape = tuple(int(size) for size in array.shape)
         if len(shape) not in (3, 4) or min(shape) < 1:
             raise ValueError(f"array has shape {shape}, expected (T, H, W) or (T, H, W, C) with every size at least 1")
