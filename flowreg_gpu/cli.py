@@ -1,6 +1,6 @@
 """The command `flowreg-gpu`: register, demo, doctor, benchmark.
 
-Exit status: 0 success, 1 a run that failed, 2 wrong usage or unreadable input.
+Exit status: 0 success, 1 a run that failed, 2 wrong usage or unreadable input, 130 interrupted.
 """
 
 from __future__ import annotations
