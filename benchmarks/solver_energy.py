@@ -148,10 +148,10 @@ def seconds(level: Level, relaxations: dict[str, Relaxation], repetitions: int =
     return best
 
 
-def end_point_error(data: Frames, options: Options) -> float:
-    """Mean over the pixels with structure, px; NaN where the truth is not known."""
+def end_point_error(data: Frames, options: Options) -> float | None:
+    """Mean over the pixels with structure, px; None where the truth is not known."""
     if data.truth is None:
-        return float("nan")
+        return None
     inside = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     error = np.linalg.norm(descend(data, options)[1] - data.truth, axis=-1)[(slice(None), *inside)]
     return float(error[:, ~data.flat[inside]].mean())
@@ -214,7 +214,7 @@ def main() -> None:
             solver = row["solver"] if row["solver"] != "auto" else f"auto: {row['rule']}"
             print(
                 f"{data.name:20}{term:>5}{alpha:6g}  {solver:18}{row['missing, median']:9.4f}"
-                f"{row['missing, largest']:9.4f}{row['distance, px']:9.4f}{row['end-point error, px']:8.4f}"
+                f"{row['missing, largest']:9.4f}{row['distance, px']:9.4f}{row['end-point error, px'] or np.nan:8.4f}"
                 f"{row['sweep-equivalents']:8.0f}{row['ms']:7.1f}",
                 flush=True,
             )
