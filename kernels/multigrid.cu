@@ -86,14 +86,11 @@ __device__ __forceinline__ System residual(const Planes& now, int x, int y) {
   const float diagonal = now.grid.diagonal();
   Stencil<false> at(x, y, now.grid.height, now.grid.width);
   System sum = load_system(now.system + at.here, plane);
-  auto around = [&](const float* of) {
-    return c.along * (of[at.before] + of[at.after]) + c.across * (of[at.left] + of[at.right]);
-  };
   const float* du = now.increment;
   const float* dv = du + plane;
   float u = du[at.here], v = dv[at.here];
-  sum.bu = around(du) + sum.bu - ((diagonal + sum.d11) * u + sum.d12 * v);
-  sum.bv = around(dv) + sum.bv - (sum.d12 * u + (diagonal + sum.d22) * v);
+  sum.bu = weighted_sum(du, at, c) + sum.bu - ((diagonal + sum.d11) * u + sum.d12 * v);
+  sum.bv = weighted_sum(dv, at, c) + sum.bv - (sum.d12 * u + (diagonal + sum.d22) * v);
   return sum;
 }
 

@@ -123,16 +123,6 @@ __device__ __forceinline__ Coefficients invert(const System& sum, float diagonal
   return {scale * (diagonal + sum.d22), -scale * sum.d12, scale * (diagonal + sum.d11), sum.bu, sum.bv};
 }
 
-// Folds the data term of one pixel in; bu and bv hold the Laplacian of the flow.
-template <int CHANNELS, bool ORDERED>
-__device__ __forceinline__ void fold_data(const float* tensor, const float* weight, long long plane, float du, float dv,
-                                          float diagonal, float omega, Psi psi, Coefficients& value) {
-  System sum = {0.0f, 0.0f, 0.0f, value.bu, value.bv};
-  add_data<CHANNELS>(tensor, weight, plane, du, dv, psi, sum);
-  value = ORDERED ? Coefficients{omega / (diagonal + sum.d11), omega / (diagonal + sum.d22), sum.d12, sum.bu, sum.bv}
-                  : invert(sum, diagonal, omega);
-}
-
 template <int CHANNELS, bool ORDERED, bool ROBUST>
 __device__ __forceinline__ Coefficients fold(const float* tensor, const float* weight, const float* flow,
                                              const float* psi_smooth, const Stencil<ORDERED>& at, long long plane, float du,
@@ -142,12 +132,11 @@ __device__ __forceinline__ Coefficients fold(const float* tensor, const float* w
     Edges edge(psi_smooth, at, c);
     diagonal = edge.before + edge.after + edge.left + edge.right;
   }
-  float bu = laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c);
-  float bv = laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c);
-
-  Coefficients value = {0.0f, 0.0f, 0.0f, bu, bv};
-  fold_data<CHANNELS, ORDERED>(tensor + at.here, weight + at.here, plane, du, dv, diagonal, omega, psi, value);
-  return value;
+  System sum = {0.0f, 0.0f, 0.0f, laplacian<ORDERED, ROBUST>(flow, psi_smooth, at, c),
+                laplacian<ORDERED, ROBUST>(flow + plane, psi_smooth, at, c)};
+  add_data<CHANNELS>(tensor + at.here, weight + at.here, plane, du, dv, psi, sum);
+  if (!ORDERED) return invert(sum, diagonal, omega);
+  return {omega / (diagonal + sum.d11), omega / (diagonal + sum.d22), sum.d12, sum.bu, sum.bv};
 }
 
 __device__ __forceinline__ void store(const Coefficients& value, float* out, long long plane) {
@@ -177,6 +166,11 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
   return robust_weight(u_along * u_along + u_across * u_across + v_along * v_along + v_across * v_across, psi);
 }
 
+// Weighted sum of the neighbours of a pixel where the smoothness is quadratic.
+__device__ __forceinline__ float weighted_sum(const float* now, const Neighbours& at, Smoothness c) {
+  return c.along * (now[at.before] + now[at.after]) + c.across * (now[at.left] + now[at.right]);
+}
+
 // u and v of one pixel by the rule block, from the right-hand sides.
 __device__ __forceinline__ void update(float keep, const Coefficients& value, float su, float sv, float& u, float& v) {
   u = keep * u + value.k0 * su + value.k1 * sv;
@@ -197,11 +191,8 @@ __device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coeffici
     su = around(du) + value.bu;
     sv = around(dv) + value.bv;
   } else {
-    auto around = [&](const float* now) {
-      return c.along * (now[at.before] + now[at.after]) + c.across * (now[at.left] + now[at.right]);
-    };
-    su = around(du) + value.bu;
-    sv = around(dv) + value.bv;
+    su = weighted_sum(du, at, c) + value.bu;
+    sv = weighted_sum(dv, at, c) + value.bv;
   }
   update(1.0f - omega, value, su, sv, du[at.here], dv[at.here]);
 }

@@ -262,10 +262,9 @@ __global__ void __launch_bounds__(512, 1)
         }
         Pair u = pair_at(du, here), v = pair_at(dv, here);
         const auto folded = [&](const float* values, float now_u, float now_v) {
-          Coefficients value = {0.0f, 0.0f, 0.0f, values[7 * CHANNELS], values[7 * CHANNELS + 1]};
-          fold_data<CHANNELS, false>(values, values + 6 * CHANNELS, 1, now_u, now_v, 2.0f * (c.along + c.across), omega,
-                                     psi, value);
-          return value;
+          System sum = {0.0f, 0.0f, 0.0f, values[7 * CHANNELS], values[7 * CHANNELS + 1]};
+          add_data<CHANNELS>(values, values + 6 * CHANNELS, 1, now_u, now_v, psi, sum);
+          return invert(sum, 2.0f * (c.along + c.across), omega);
         };
         const Coefficients a = folded(first_fixed, u.first, v.first), b = folded(second_fixed, u.second, v.second);
         pair_at(coefficients, to) = {a.k0, b.k0};

@@ -56,8 +56,8 @@ def solve(
         _single(robust_weight(exponent, relaxation.beta)) for exponent in (relaxation.a_data, relaxation.a_smooth)
     )
     omega, ordered = np.float32(relaxation.omega), relaxation.rule == "sor"
+    edges = edge_weights(alpha, spacing)
     if not ordered and psi_smooth[1] == 0:
-        edges = edge_weights(alpha, spacing)
         if relaxation.rule == "multigrid":
             return relax_in_cycles(tensor, weight, flow, edges, omega, relaxation.sweeps, relaxation.lag, psi_data)
         out = np.empty(flow.shape, np.float32)
@@ -65,15 +65,14 @@ def solve(
         return out
     if ordered:  # columns outermost: work on the transposed level, where a column is a contiguous line
         tensor, weight, flow = (np.ascontiguousarray(item.swapaxes(-1, -2)) for item in (tensor, weight, flow))
-        alpha, spacing = alpha[::-1], spacing[::-1]
+        edges, spacing = edges[::-1], spacing[::-1]
     height, width = flow.shape[1:]
     increment = np.zeros((2, height, width + 2), np.float32)
     _relax(
         tensor,
         weight,
         flow,
-        np.float32(alpha[0]),
-        np.float32(alpha[1]),
+        *edges,
         np.float32(spacing[0]),
         np.float32(spacing[1]),
         omega,
@@ -93,12 +92,9 @@ def _single(psi: tuple[float, float, float]) -> tuple[np.float32, ...]:
 
 
 @compiled
-def _relax(
-    tensor, weight, flow, alpha_x, alpha_y, hx, hy, omega, sweeps, lag, psi_data, psi_smooth, ordered, increment
-):
+def _relax(tensor, weight, flow, cx, cy, hx, hy, omega, sweeps, lag, psi_data, psi_smooth, ordered, increment):
     _, height, width = flow.shape
     du, dv = increment[0], increment[1]
-    cx, cy = alpha_x / (hx * hx), alpha_y / (hy * hy)
     coefficients = np.empty((5, height, width), np.float32)
     variable = psi_smooth[1] != 0
     # edge_x[y, x] joins x - 1 and x, edge_y[y, x] joins y - 1 and y; used where the smoothness is robust

@@ -35,6 +35,7 @@ WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagon
 SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
 LARGEST_HALO = 0.25  # of a strip's width without it, where there is a choice
+
 Psi = tuple[np.float32, np.float32, np.float32]
 _NO_PSI: Psi = (np.float32(1), np.float32(0), np.float32(0))  # psi = 1, before the first refresh
 
@@ -118,7 +119,7 @@ def solve(
         flow,
         np.int64(frame_stride(flow)),
         (np.int32(height), np.int32(width)),
-        (np.float32(alpha[0]) / (along * along), np.float32(alpha[1]) / (across * across)),
+        edge_weights(alpha, spacing),
         (np.float32(0.5) / along, np.float32(0.5) / across),
         np.float32(relaxation.omega),
         relaxation,

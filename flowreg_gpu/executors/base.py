@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -69,9 +70,10 @@ class Job:
         if self.reference_planes is None and self.preprocessing is None:
             raise ValueError("the job has neither reference_planes nor preprocessing")
         if self.options.solver == "auto" and self.options.a_smooth == 1:
-            flat = flat_share(self.planes_on_host(), self.weight, self.options.const_assumption)
+            flat = flat_share(self.planes_on_host, self.weight, self.options.const_assumption)
             object.__setattr__(self, "options", settle_solver(self.options, flat))
 
+    @functools.cached_property
     def planes_on_host(self) -> NDArray[np.float32]:
         """The reference (C, H, W), normalised and filtered, made here where the job comes without."""
         if self.reference_planes is not None:
@@ -320,7 +322,7 @@ class CPUExecutor(BaseExecutor):
         """Take what all following batches share."""
         shared = {
             "reference": job.reference,
-            "reference_planes": job.planes_on_host(),
+            "reference_planes": job.planes_on_host,
             "weight": job.weight,
             "mean_weight": job.mean_weight,
         }
