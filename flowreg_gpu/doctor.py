@@ -65,7 +65,7 @@ def _frame_bytes() -> int:
 
 def _version(*packages: str) -> str:
     """Version of the first package that is installed."""
-    found = (f"{package} {version(package)}" for package in packages if version(package) is not None)
+    found = (f"{package} {number}" for package in packages if (number := version(package)) is not None)
     return next(found, f"not installed ({' or '.join(packages)})")
 
 

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu import cpu
-from flowreg_gpu.cpu.flatness import flat_share
+from flowreg_gpu.cpu.flatness import settle_by_reference
 from flowreg_gpu.executors.base import check_warpable
 from flowreg_gpu.flow import FlowEstimator
 from flowreg_gpu.options import Options, check_size, merge_options
 from flowreg_gpu.preprocess import channel_weights
-from flowreg_gpu.relaxation import settle_solver
 
 __all__ = ["estimate_flow", "warp"]
 
@@ -58,8 +57,7 @@ def estimate_flow(
     check_size(height, width)
     chosen.check_recording(height, width, channels)
     weight, mean_weight = channel_weights(chosen, height, width, channels)
-    if chosen.solver == "auto" and chosen.a_smooth == 1:
-        chosen = settle_solver(chosen, flat_share(planes[0], weight, chosen.const_assumption))
+    chosen = settle_by_reference(chosen, planes[0], weight)
     estimator = FlowEstimator(cpu, planes[0], weight, mean_weight, height, width, chosen)
     flow = estimator.flow(planes[1], cpu.zero_flow(planes[0]))
     return np.ascontiguousarray(flow.transpose(1, 2, 0))

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.motion_tensor import motion_tensor
-from flowreg_gpu.relaxation import STIFFNESS
+from flowreg_gpu.options import Options
+from flowreg_gpu.relaxation import STIFFNESS, settle_solver
 
-__all__ = ["flat_share"]
+__all__ = ["flat_share", "settle_by_reference"]
 
 # 1 % of what gradient constancy gives at structure, where J11 + J22 = 2
 FLAT = 0.02
@@ -23,3 +24,9 @@ def flat_share(reference: NDArray[np.float32], weight: NDArray[np.float32], cons
     tensor = motion_tensor(reference, reference, 1.0, 1.0, const_assumption)
     trace = (weight * (tensor[:, 0] + tensor[:, 1])).sum(axis=0)
     return float(np.mean(trace * STIFFNESS[const_assumption] < FLAT))
+
+
+def settle_by_reference(options: Options, reference: NDArray[np.float32], weight: NDArray[np.float32]) -> Options:
+    """`settle_solver` for a preprocessed reference (C, H, W) and its weight, which are looked at where they count."""
+    counts = options.solver == "auto" and options.a_smooth == 1
+    return settle_solver(options, flat_share(reference, weight, options.const_assumption) if counts else 0.0)

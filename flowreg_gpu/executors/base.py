@@ -12,13 +12,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.cpu.flatness import flat_share
+from flowreg_gpu.cpu.flatness import settle_by_reference
 from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.executors.frame_pool import default_workers
 from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
 from flowreg_gpu.options import Options, check_size, positive_integer
 from flowreg_gpu.preprocess import Preprocessing, channel_weights
-from flowreg_gpu.relaxation import settle_solver
 
 __all__ = [
     "EXECUTORS",
@@ -69,9 +68,9 @@ class Job:
     def __post_init__(self) -> None:
         if self.reference_planes is None and self.preprocessing is None:
             raise ValueError("the job has neither reference_planes nor preprocessing")
-        if self.options.solver == "auto" and self.options.a_smooth == 1:
-            flat = flat_share(self.planes_on_host, self.weight, self.options.const_assumption)
-            object.__setattr__(self, "options", settle_solver(self.options, flat))
+        if self.options.solver == "auto":
+            settled = settle_by_reference(self.options, self.planes_on_host, self.weight)
+            object.__setattr__(self, "options", settled)
 
     @functools.cached_property
     def planes_on_host(self) -> NDArray[np.float32]:
