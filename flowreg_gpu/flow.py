@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,10 @@ from flowreg_gpu.options import Options
 from flowreg_gpu.relaxation import Relaxation, choose_relaxation
 from flowreg_gpu.resampling import TapTable, cubic_table, resampling_tables
 
-__all__ = ["FlowEstimator", "Operations", "Plan", "plan_levels"]
+__all__ = ["Descent", "FlowEstimator", "Level", "Operations", "Plan", "plan_descents", "plan_levels"]
 
 Image = Any  # planes (C, h, w), float32, wherever the operations keep them
+Pyramid = Any  # a sequence of images
 Flow = Any  # planes (2, h, w), float32
 Tables = tuple[TapTable, TapTable]
 
@@ -36,11 +37,16 @@ class Operations(Protocol):
     def resize(self, planes: Image, tables: Tables) -> Image:
         """Filter planes along rows and columns with tap tables."""
 
-    def pyramid(self, planes: Image, tables: Sequence[Tables | None]) -> list[Image]:
+    def pyramid(self, planes: Image, tables: Sequence[Tables | None]) -> Pyramid:
         """Planes at every level, by its tables; where there are none, the planes themselves."""
 
     def warp_linear(self, moving: Image, flow: Flow, reference: Image) -> Image:
         """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
+
+    def descend(
+        self, descent: Descent, reference: Pyramid, weight: Pyramid, moving: Pyramid, flow: Flow
+    ) -> tuple[Flow, int]:
+        """Flow after the coarsest levels, as many as the backend does at once, and how many these are."""
 
     def linearize(
         self,
@@ -99,6 +105,11 @@ class Level:
     from_full: Tables
     from_above: Tables
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether it is large enough for the median."""
+        return min(self.height, self.width) > 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -106,6 +117,36 @@ class Plan:
 
     levels: tuple[Level, ...]
     to_full: Tables | None
+
+
+class Descent(NamedTuple):
+    """What is done on the way down: once, or in one stage of the graduated non-convexity.
+
+    Every level is relaxed in its own way, after each of so many linearizations. Where `graduated`, the median is taken
+    of flow plus increment, else of the increment alone.
+    """
+
+    levels: tuple[Level, ...]
+    relaxations: tuple[Relaxation, ...]
+    linearizations: int
+    graduated: bool
+    const_assumption: str
+
+
+def plan_descents(levels: tuple[Level, ...], options: Options) -> list[Descent]:
+    """One descent, or those of all stages."""
+    graduated = options.gnc_schedule is not None
+    linearizations = (options.warping_steps or GNC_WARPING_STEPS) if graduated else 1
+    return [
+        Descent(
+            levels,
+            tuple(choose_relaxation(options, level.height, level.width, beta) for level in levels),
+            linearizations,
+            graduated,
+            options.const_assumption,
+        )
+        for beta in options.gnc_schedule or (1.0,)
+    ]
 
 
 def pyramid_depth(size: int, eta: float, levels: int) -> int:
@@ -175,9 +216,9 @@ class FlowEstimator:
         options: Options,
     ) -> None:
         self._operations = operations
-        self._options = options
         self._reference = reference
         self._plan = plan_levels(height, width, options)
+        self._descents = plan_descents(self._plan.levels, options)
         # at full resolution the tables would only copy
         full = (height, width)
         self._tables = [None if (level.height, level.width) == full else level.from_full for level in self._plan.levels]
@@ -202,26 +243,24 @@ class FlowEstimator:
     def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
         """All levels from coarse to fine, once, or once per stage of the graduated non-convexity."""
         pyramid = self._operations.pyramid(moving, self._tables)
-        for beta in self._options.gnc_schedule or (1.0,):
-            flow = self._descend(pyramid, flow, beta)
+        for descent in self._descents:
+            flow = self._descend(descent, pyramid, flow)
         return flow
 
-    def _descend(self, pyramid: list[Image], flow: Flow, beta: float) -> Flow:
-        operations, graduated = self._operations, self._options.gnc_schedule is not None
-        warps = (self._options.warping_steps or GNC_WARPING_STEPS) if graduated else 1
-        for level, reference, weight, moving in zip(
-            self._plan.levels, self._references, self._weights, pyramid, strict=True
-        ):
-            relaxation = choose_relaxation(self._options, level.height, level.width, beta)
+    def _descend(self, descent: Descent, pyramid: Pyramid, flow: Flow) -> Flow:
+        operations, references, weights = self._operations, self._references, self._weights
+        flow, done = operations.descend(descent, references, weights, pyramid, flow)
+        for number in range(done, len(descent.levels)):
+            level, relaxation = descent.levels[number], descent.relaxations[number]
             add: Callable[[Flow, Flow], Flow] = operations.add
-            if min(level.height, level.width) > 5:
-                add = operations.smoothed_sum if graduated else operations.add_smoothed
+            if level.smoothed:
+                add = operations.smoothed_sum if descent.graduated else operations.add_smoothed
             tables: Tables | None = level.from_above
-            for _ in range(warps):
+            for _ in range(descent.linearizations):
                 flow, tensor = operations.linearize(
-                    reference, moving, flow, tables, level.spacing, self._options.const_assumption
+                    references[number], pyramid[number], flow, tables, level.spacing, descent.const_assumption
                 )
-                increment = operations.solve(tensor, weight, flow, level.alpha, level.spacing, relaxation)
+                increment = operations.solve(tensor, weights[number], flow, level.alpha, level.spacing, relaxation)
                 del tensor  # most of a device's memory
                 flow = add(flow, increment)
                 del increment

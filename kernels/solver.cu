@@ -6,9 +6,9 @@
 //
 // c = alpha / h^2, times psi_smooth averaged over the two pixels of an edge where a_smooth < 1. Two rules:
 //
-// - block: red-black, u and v of a pixel solved together, in three ways that agree to the last bit: a small level in one
-//   launch, in shared memory; a large one in strips whose rows flow through shared memory, many sweeps in one
-//   launch; and plainly, a launch for every colour, which is the yardstick of the others and does all that they do not;
+// - block: red-black, u and v of a pixel solved together, in ways that agree to the last bit: in strips whose rows flow
+//   through shared memory, many sweeps in one launch; and plainly, a launch for every colour, which is the yardstick of the
+//   strips, and of small levels (descend.cu), and does all that they do not;
 // - sor: over-relaxed Gauss-Seidel in lexicographic order, u first, v with the new u of its pixel. A pixel (x, y) of sweep k
 //   needs what was done at smaller x + y + 2k alone, so that all pixels of equal t = x + y + 2k are relaxed at once; one
 //   block of threads a frame follows that wave, and several sweeps are under way at a time.
@@ -68,67 +68,6 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
   Coefficients value = load(coefficients + blockIdx.z * 5 * plane + at.here, plane);
   float* du = increment + blockIdx.z * 2 * plane;
   relax_pixel<ROBUST>(du, du + plane, value, psi_smooth + blockIdx.z * plane, at, {along, across}, omega);
-}
-
-// Launch: one block of threads a frame, blockIdx.z = frame; shared memory for the increment, and for the coefficients where
-// in_shared, in rows sorted by colour. All sweeps of the rule block, with quadratic smoothness.
-template <int CHANNELS>
-__global__ void __launch_bounds__(512, 1)
-    relax_level(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
-                const float* __restrict__ weight,  // (CHANNELS, height, width)
-                const float* __restrict__ flow,    // (frames or 1, 2, height, width)
-                int height, int width, long long flow_stride, int sweeps, int lag, float along, float across, float omega,
-                float constant, float factor, float power, int in_shared,
-                float* scratch,                   // (frames, 5, height, width rounded up to a multiple of 4)
-                float* __restrict__ increment) {  // (frames, 2, height, width)
-  const int plane = height * width, half = half_of(width), pitch = 2 * half, sorted_plane = height * pitch;
-  const Smoothness c = {along, across};
-  tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
-  flow += blockIdx.z * flow_stride;
-  increment += (long long)blockIdx.z * 2 * plane;
-  float* du = (float*)shared_memory;
-  float* dv = du + sorted_plane;
-  float* coefficients = in_shared ? dv + sorted_plane : scratch + (long long)blockIdx.z * 5 * sorted_plane;
-  const Divisor per_row(width), per_half(half / 2);
-  const auto for_pixels = [&](auto action) {  // of the level, and where they are among the sorted ones
-    for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
-      int y = per_row.quotient(pixel), x = per_row.remainder(pixel);
-      action(x, y, y * pitch + sorted_column(x, y, half));
-    }
-    __syncthreads();
-  };
-  const auto refresh = [&](Psi psi) {
-    for_pixels([&](int x, int y, int sorted) {
-      store(fold<CHANNELS, false, false>(tensor, weight, flow, flow, Stencil<false>(x, y, height, width), plane,
-                                         du[sorted], dv[sorted], c, omega, psi),
-            coefficients + sorted, sorted_plane);
-    });
-  };
-
-  // 1. start from zero, with psi = 1
-  for_pixels([&](int, int, int sorted) { du[sorted] = dv[sorted] = 0.0f; });
-  refresh({1.0f, 0.0f, 0.0f});
-
-  for (int sweep = 0; sweep < sweeps; ++sweep) {
-    // 2. psi of the present increment
-    if ((sweep + 1) % lag == 0) refresh({constant, factor, power});
-    // 3. one colour after the other
-    for (int colour = 0; colour < 2; ++colour) {
-      for (int pair = threadIdx.x; pair < height * (half / 2); pair += blockDim.x) {
-        int y = per_half.quotient(pair), i = 2 * per_half.remainder(pair), row = y * pitch, parity = (y + colour) % 2;
-        relax_pair(du, dv, coefficients + row + colour * half + i, sorted_plane, row,
-                   y == 0 ? -1 : row - pitch, y == height - 1 ? -1 : row + pitch, half, colour, i, parity, 2 * i + parity,
-                   width - 1, c, omega);
-      }
-      __syncthreads();
-    }
-  }
-
-  // 4. the result
-  for_pixels([&](int x, int y, int sorted) {
-    increment[y * width + x] = du[sorted];
-    increment[plane + y * width + x] = dv[sorted];
-  });
 }
 
 // Launch: blockIdx = strip of columns, section of rows, and frame. The first `first` sweeps of the rule block and `more` after

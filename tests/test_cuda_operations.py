@@ -12,12 +12,14 @@ from synthetic import smooth_flow, to_planes
 
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
+from flowreg_gpu.cuda import descend, motion_tensor, multigrid, pyramid, solver
 from flowreg_gpu.cuda import flow as flow_planes
-from flowreg_gpu.cuda import motion_tensor, multigrid, pyramid, solver
+from flowreg_gpu.cuda.descend import upload_levels
 from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
 from flowreg_gpu.cuda.warp import valid_mask, warp_frames
+from flowreg_gpu.flow import FlowEstimator, plan_descents, plan_levels
 from flowreg_gpu.options import Options
 from flowreg_gpu.relaxation import Relaxation, choose_relaxation
 from flowreg_gpu.resampling import gaussian_table, resampling_tables
@@ -218,18 +220,13 @@ def solver_case(height, width, channels, frames=2):
     return tensor, weight, flows(frames, height, width)
 
 
-@pytest.fixture(params=["whole", "whole, coefficients apart", "strips", "narrow strips", "colours"])
+@pytest.fixture(params=["strips", "narrow strips", "colours"])
 def block_kernels(request, monkeypatch, device):
-    """All ways of the rule block: small levels whole, large ones in strips, the plain kernels as the yardstick."""
-    if request.param.startswith("whole"):
-        if request.param != "whole":
-            monkeypatch.setattr(device, "shared_memory", 0)
-        return
-    way = "colours" if request.param == "colours" else "strips"
-    monkeypatch.setattr(solver, "_level_memory", lambda height, width, planes: 2**30)
+    """All ways of the rule block: in strips, and the plain kernels as the yardstick."""
     chosen = solver._way
-    monkeypatch.setattr(solver, "_way", lambda *level: way if chosen(*level) == "strips" else chosen(*level))
-    if request.param == "narrow strips":
+    if request.param == "colours":
+        monkeypatch.setattr(solver, "_way", lambda *level: chosen(*level).replace("strips", "colours"))
+    elif request.param == "narrow strips":
         for owner, name in ((device, "shared_memory"), (solver, "SHARED_MEMORY")):
             monkeypatch.setattr(owner, name, 16 * 1024)
         monkeypatch.setattr(solver, "NARROWEST_STRIP", 2)
@@ -271,13 +268,6 @@ def test_cpu_solver_row_after_row(device, operations, height, width, sweeps, cha
     """The CPU keeps few of many sorted rows, and relaxes wide rows in several passes."""
     relaxation = Relaxation("block", 1.7, sweeps, 2, 0.45, 1.0)
     assert_same(device, *solve_both(device, operations, *solver_case(height, width, channels), relaxation))
-
-
-@pytest.mark.parametrize(("side", "fits"), [(89, True), (90, False)])
-def test_levels_that_are_relaxed_in_one_launch(side, fits):
-    device = EmulatedDevice()
-    solve_both(device, CudaOperations(device), *solver_case(side, side, 1), Relaxation("block", 1.8, 1, 2, 0.45, 1.0))
-    assert (("solver.cu", "relax_level<1>") in device.launches) == fits
 
 
 @pytest.mark.parametrize("width", [107, 168, 262, 410, 512, 1024, 2048])
@@ -356,6 +346,88 @@ def test_solver_at_extreme_stiffness(device, operations):
     tensor, weight, flow = solver_case(23, 37, 1)
     for factor in (1e-12, 1e12):
         assert_same(device, *solve_both(device, operations, tensor * np.float32(factor), weight, flow, RULES["block"]))
+
+
+# The coarsest levels in one launch
+
+
+def flow_of(operations, reference, moving, weight, start, options):
+    """Flow of preprocessed planes, where the operations keep them."""
+    *_, channels, height, width = reference.shape
+    mean_weight = np.full(channels, 1 / channels, np.float32)
+    return FlowEstimator(operations, reference, weight, mean_weight, height, width, options).flow(moving, start)
+
+
+DESCENTS = {
+    "all levels": {},
+    "not the finest": {"min_level": 2},
+    "finest alone": {"levels": 1},
+    "gray, multigrid": {"const_assumption": "gray", "solver": "multigrid", "alpha": (1.0, 2.5)},
+    "cs": {"const_assumption": "cs"},
+    "graduated": {"gnc_schedule": (0.0, 0.5, 1.0), "warping_steps": 2, "min_level": 3, "const_assumption": "cs"},
+    "graduated, once": {"gnc_schedule": (0.0, 1.0), "warping_steps": 1, "a_data": 0.3},
+}
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (6, 60), (40, 11)])
+@pytest.mark.parametrize("apart", [False, True], ids=["in shared memory", "coefficients apart, tiles"])
+@pytest.mark.parametrize("case", DESCENTS)
+def test_descent(device, monkeypatch, case, apart, height, width):
+    """Levels of odd sizes, some too small for the median; the last one at full resolution or not."""
+    if apart:
+        monkeypatch.setattr(device, "shared_memory", 0)
+        monkeypatch.setattr(descend, "SHARED_MEMORY", 13 * 1024)
+    operations = CudaOperations(device)  # which has no levels of another layout
+    options = Options(**DESCENTS[case])
+    channels = 2 if case == "all levels" else 1
+    given = [
+        *(planes(1, channels, height, width), planes(2, channels, height, width, seed=1)),
+        *(np.full((1, channels, height, width), 0.5, np.float32), flows(1, height, width)),
+    ]
+    launches = device.launches.copy()
+    found = flow_of(operations, *map(device.to_device, given), options)
+    launched = {kernel: count for (_, kernel), count in (device.launches - launches).items()}
+    assert sum(count for kernel, count in launched.items() if "descend" in kernel) == len(options.gnc_schedule or [1])
+    assert not any("linearize" in kernel or "relax" in kernel for kernel in launched)
+    assert_same(device, found, each(lambda *frame: flow_of(cpu, *frame, options), *given))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+def test_descent_of_channels_and_start_flows(device, operations, channels):
+    given = [
+        *(planes(1, channels, 24, 21), planes(2, channels, 24, 21, seed=1)),
+        *(np.full((1, channels, 24, 21), 0.5, np.float32), flows(2, 24, 21)),
+    ]
+    found = flow_of(operations, *map(device.to_device, given), Options())
+    assert_same(device, found, each(lambda *frame: flow_of(cpu, *frame, Options()), *given))
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "shared_memory", "last"),
+    [
+        ((512, 512), {}, 227 * 1024, (86, 86)),
+        ((512, 512), {}, 64 * 1024, (86, 86)),
+        ((89, 89), {}, 64 * 1024, (89, 89)),
+        ((90, 90), {}, 227 * 1024, (72, 72)),
+        ((512, 512), {"solver": "sor"}, 227 * 1024, None),
+        ((512, 512), {"solver": "block", "a_smooth": 0.5}, 227 * 1024, None),
+        ((512, 512), {"quality": "balanced"}, 227 * 1024, (86, 86)),
+        ((40, 1600), {}, 227 * 1024, (13, 524)),
+    ],
+    ids=str,
+)
+def test_levels_of_one_launch(size, options, shared_memory, last):
+    device, options = EmulatedDevice(), Options(**options)
+    device.shared_memory = shared_memory
+    plan = plan_levels(*size, options)
+    (descent,) = plan_descents(plan.levels, options)
+    levels = upload_levels(device, descent, size)
+    if last is None:
+        assert levels is None
+        return
+    assert levels.size == last
+    assert plan.levels[levels.number - 1].width == last[1]
+    assert levels.shared_memory <= shared_memory
 
 
 # Median, sums

@@ -6,6 +6,7 @@ This module is the backend that `flowreg_gpu.flow.FlowEstimator` takes as its op
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from flowreg_gpu.resampling import TapTable
 __all__ = [
     "add",
     "add_smoothed",
+    "descend",
     "linearize",
     "median5x5",
     "motion_tensor",
@@ -49,6 +51,11 @@ def warp_linear(
 ) -> NDArray[np.float32]:
     """Warp planes (C, H, W) of full resolution linearly by flow (2, H, W)."""
     return warp(moving, flow, reference, interpolation="linear")
+
+
+def descend(descent: Any, reference: Any, weight: Any, moving: Any, flow: NDArray[np.float32]) -> tuple[Any, int]:
+    """No level at once: the flow, and 0."""
+    return flow, 0
 
 
 def linearize(

@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
 
-__all__ = ["BLOCK", "LINE", "frame_stride", "line_grid", "pixel_grid", "upload"]
+__all__ = ["BLOCK", "GROUP", "LINE", "SHARED_MEMORY", "frame_stride", "line_grid", "pixel_grid", "upload"]
 
-#: Threads (x, y) of a block where a thread owns a pixel, and of one where it owns an element of a line.
+#: Threads (x, y) of a block where a thread owns a pixel, of one where it owns an element of a line, and of one that
+#: works on a level, or a strip of it, with many barriers.
 BLOCK = (32, 8)
 LINE = (256,)
+GROUP = (512,)
+
+SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 
 
 def pixel_grid(width: int, height: int, depth: int) -> tuple[int, int, int]:

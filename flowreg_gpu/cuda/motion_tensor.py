@@ -12,13 +12,14 @@ from flowreg_gpu.cuda.launch import LINE, frame_stride, upload
 from flowreg_gpu.cuda.pyramid import Taps, source_strips, upload_taps
 from flowreg_gpu.resampling import TapTable
 
-__all__ = ["EXPRESSIONS", "FILE", "Upsampling", "linearize", "upload_upsampling"]
+__all__ = ["EXPRESSIONS", "FILE", "HALO", "TERMS", "Upsampling", "factors", "linearize", "upload_upsampling"]
 
 FILE = "motion_tensor.cu"
-_TERMS = {"gc": "GradientConstancy", "gray": "BrightnessConstancy", "cs": "CensusConstancy"}
-_HALO = {"gc": 1, "gray": 1, "cs": 2}
+#: What the kernels call each data term, and how far it looks, in pixels.
+TERMS = {"gc": "GradientConstancy", "gray": "BrightnessConstancy", "cs": "CensusConstancy"}
+HALO = {"gc": 1, "gray": 1, "cs": 2}
 EXPRESSIONS = tuple(
-    f"{kernel}<{term}>" for kernel, term in itertools.product(("linearize", "upsample_and_linearize"), _TERMS.values())
+    f"{kernel}<{term}>" for kernel, term in itertools.product(("linearize", "upsample_and_linearize"), TERMS.values())
 )
 
 TILE = (32, 28)  # pixels (x, y); with a halo of 1, 1020 of them: just under four for each of 256 threads
@@ -39,7 +40,7 @@ class Upsampling(NamedTuple):
 def upload_upsampling(device: Device, tables: tuple[TapTable, TapTable], const_assumption: str) -> Upsampling:
     """Copy tables (rows, columns) to the device, for the tiles of `linearize`."""
     rows, columns = tables
-    strips = source_strips(columns.index, TILE[0], _HALO[const_assumption])
+    strips = source_strips(columns.index, TILE[0], HALO[const_assumption])
     n_taps = rows.index.shape[1], columns.index.shape[1]
     return Upsampling(upload_taps(device, [tables]), upload(device, strips), n_taps, int(strips[:, 1].max()))
 
@@ -71,7 +72,7 @@ def linearize(
     frames, channels, height, width = moving.shape
     tensor = device.empty((frames, channels, 6, height, width), np.float32)
     tile_width, tile_height = TILE
-    halo = _HALO[const_assumption]
+    halo = HALO[const_assumption]
     grid = (-(-width // tile_width), -(-height // tile_height), frames)
     rows = tile_height + 2 * halo
     pixels = rows * (tile_width + 2 * halo)
@@ -85,17 +86,17 @@ def linearize(
         np.int64(frame_stride(flow)),
         np.float32(1 / spacing[0]),
         np.float32(1 / spacing[1]),
-        *_factors(*spacing, const_assumption),
+        *factors(*spacing, const_assumption),
         tensor,
     )
     if upsampling is None:
-        device.kernel(FILE, f"linearize<{_TERMS[const_assumption]}>")(
+        device.kernel(FILE, f"linearize<{TERMS[const_assumption]}>")(
             grid, LINE, (moving, reference, flow, *common), shared_mem=4 * 3 * pixels
         )
         return flow, tensor
     upsampled = device.empty((flow.shape[0], 2, height, width), np.float32)
     sizes = map(np.int32, (*flow.shape[2:], *upsampling.n_taps))
-    device.kernel(FILE, f"upsample_and_linearize<{_TERMS[const_assumption]}>")(
+    device.kernel(FILE, f"upsample_and_linearize<{TERMS[const_assumption]}>")(
         grid,
         LINE,
         (moving, reference, flow, *upsampling.taps, upsampling.strips, *sizes, *common, upsampled),
@@ -104,7 +105,7 @@ def linearize(
     return upsampled, tensor
 
 
-def _factors(hx: float, hy: float, const_assumption: str) -> tuple[np.float32, ...]:
+def factors(hx: float, hy: float, const_assumption: str) -> tuple[np.float32, ...]:
     """Factors of the differences: 1/(2 hx), 1/(2 hy), and three that the data term needs beside them."""
     x, y, one, half = np.float32(hx), np.float32(hy), np.float32(1), np.float32(0.5)
     own = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
-from flowreg_gpu.cuda.launch import BLOCK, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import BLOCK, GROUP, frame_stride, pixel_grid
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
@@ -24,7 +24,6 @@ EXPRESSIONS = (
     "relax_small_grids",
 )
 
-GROUP = (512,)  # threads that do all small grids of one frame
 SMALL_PIXELS = 8192  # of the largest grid that they do
 GRID_BYTES = 32  # of shared memory, for what describes a grid
 

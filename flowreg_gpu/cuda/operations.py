@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from flowreg_gpu.cuda import descend, median, motion_tensor, prealign, pyramid, solver, warp
 from flowreg_gpu.cuda import flow as planes_arithmetic
-from flowreg_gpu.cuda import median, motion_tensor, prealign, pyramid, solver, warp
 from flowreg_gpu.cuda.device import Buffer, Device
+from flowreg_gpu.cuda.pyramid import Pyramid
+from flowreg_gpu.flow import Descent
 from flowreg_gpu.relaxation import Relaxation
 from flowreg_gpu.resampling import TapTable
 
@@ -36,9 +38,10 @@ class CudaOperations:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        # by identity; the host's tables are kept, so that no others can get their numbers
+        # by identity; the host's objects are kept, so that no others can get their numbers
         self._tables: dict[tuple[int, ...], tuple[Sequence[Tables], pyramid.DeviceTables]] = {}
         self._upsamplings: dict[tuple[int, int, str], tuple[Tables, motion_tensor.Upsampling]] = {}
+        self._descents: dict[int, tuple[Descent, descend.Levels | None]] = {}
 
     def _uploaded(self, *tables: Tables) -> pyramid.DeviceTables:
         key = tuple(id(table) for pair in tables for table in pair)
@@ -53,15 +56,20 @@ class CudaOperations:
             self._upsamplings[key] = (tables, uploaded)
         return self._upsamplings[key][1]
 
+    def _levels(self, descent: Descent, full: tuple[int, ...]) -> descend.Levels | None:
+        if id(descent) not in self._descents:
+            self._descents[id(descent)] = descent, descend.upload_levels(self.device, descent, full)
+        return self._descents[id(descent)][1]
+
     def resize(self, planes: Buffer, tables: Tables) -> Buffer:
         """Filter planes along rows and columns with tap tables."""
         return pyramid.resize(self.device, planes, self._uploaded(tables))
 
-    def pyramid(self, planes: Buffer, tables: Sequence[Tables | None]) -> list[Buffer]:
+    def pyramid(self, planes: Buffer, tables: Sequence[Tables | None]) -> Pyramid:
         """Planes at every level, by its tables; where there are none, the planes themselves."""
         given = [pair for pair in tables if pair is not None]
-        resized = iter(pyramid.pyramid(self.device, planes, self._uploaded(*given)) if given else ())
-        return [planes if pair is None else next(resized) for pair in tables]
+        sizes = [None if pair is None else (len(pair[0].index), len(pair[1].index)) for pair in tables]
+        return pyramid.pyramid(self.device, planes, self._uploaded(*given) if given else None, sizes)
 
     def smooth(self, planes: Buffer, tables: Sequence[Tables]) -> Buffer:
         """Filter every channel with its own tables, which keep the size."""
@@ -70,6 +78,21 @@ class CudaOperations:
     def warp_linear(self, moving: Buffer, flow: Buffer, reference: Buffer) -> Buffer:
         """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
         return warp.warp_linear(self.device, moving, flow, reference)
+
+    def descend(
+        self,
+        descent: Descent,
+        reference: Pyramid,
+        weight: Pyramid,
+        moving: Pyramid,
+        flow: Buffer,
+    ) -> tuple[Buffer, int]:
+        """Flow after the coarsest levels, as many as one launch takes, and how many these are."""
+        levels = self._levels(descent, moving.planes.shape[2:])
+        if levels is None:
+            return flow, 0
+        flow = self.resize(flow, descent.levels[0].from_above)
+        return descend.descend(self.device, levels, descent, reference, weight, moving, flow), levels.number
 
     def linearize(
         self,

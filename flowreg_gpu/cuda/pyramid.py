@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ __all__ = [
     "EXPRESSIONS",
     "FILE",
     "DeviceTables",
+    "Pyramid",
     "Taps",
     "pyramid",
     "resize",
@@ -110,22 +112,55 @@ def _tiles(index: NDArray[np.int32]) -> tuple[int, int, NDArray[np.int32]]:
     return width, min(max(TILE_SOURCE // int(strips[:, 1].max()), 1), height), strips
 
 
-def pyramid(device: Device, planes: Buffer, tables: DeviceTables) -> list[Buffer]:
-    """Planes (n, C, H, W) float32 at all levels, (n, C, h, w) each, which share their memory."""
-    frames, channels, height, width = planes.shape
-    out = device.empty((frames * channels * sum(h * w for h, w in tables.sizes),), np.float32)
-    _resample(device, planes, frames * channels, height * width, tables, out, 1)
-    levels, begin = [], 0
-    for h, w in tables.sizes:
-        end = begin + frames * channels * h * w
-        levels.append(out[begin:end].reshape((frames, channels, h, w)))
-        begin = end
-    return levels
+class Pyramid:
+    """Planes at the levels of a pyramid: a sequence of buffers (n, C, h, w) float32.
+
+    Parameters
+    ----------
+    planes : (n, C, H, W) float32
+        At full resolution.
+    memory : buffer, float32
+        The other levels, one behind the other.
+    sizes : sequence of (h, w), or None at full resolution
+    """
+
+    def __init__(self, planes: Buffer, memory: Buffer, sizes: Sequence[tuple[int, int] | None]) -> None:
+        self.planes = planes
+        self._memory = memory
+        self._levels: list[Buffer] = []
+        self._ends = [0]
+        n_planes = planes.shape[:2]
+        for size in sizes:
+            begin = end = self._ends[-1]
+            if size is not None:
+                end += math.prod((*n_planes, *size))
+            self._levels.append(planes if size is None else memory[begin:end].reshape((*n_planes, *size)))
+            self._ends.append(end)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def __getitem__(self, index: int) -> Buffer:
+        return self._levels[index]
+
+    def first(self, count: int) -> Buffer:
+        """What the first levels take of the memory; if that is none, any buffer."""
+        return self._memory[: self._ends[count]] if self._ends[count] else self.planes
+
+
+def pyramid(
+    device: Device, planes: Buffer, tables: DeviceTables | None, sizes: Sequence[tuple[int, int] | None]
+) -> Pyramid:
+    """Planes (n, C, H, W) float32 at all levels; `tables` are those of the levels that are not at full resolution."""
+    if tables is None:
+        return Pyramid(planes, planes, sizes)
+    return Pyramid(planes, _resampled(device, planes, tables), sizes)
 
 
 def resize(device: Device, planes: Buffer, tables: DeviceTables) -> Buffer:
     """Filter planes (n, C, H, W) float32 along rows, then columns; (n, C, h, w) float32 as the tables say."""
-    return pyramid(device, planes, tables)[0]
+    resized: Buffer = _resampled(device, planes, tables).reshape((*planes.shape[:2], *tables.sizes[0]))
+    return resized
 
 
 def smooth(device: Device, planes: Buffer, tables: Sequence[DeviceTables]) -> Buffer:
@@ -134,6 +169,14 @@ def smooth(device: Device, planes: Buffer, tables: Sequence[DeviceTables]) -> Bu
     out = device.empty(planes.shape, np.float32)
     for channel, own in enumerate(tables):
         _resample(device, planes[:, channel], frames, channels * height * width, own, out[:, channel], channels)
+    return out
+
+
+def _resampled(device: Device, planes: Buffer, tables: DeviceTables) -> Buffer:
+    """All levels of planes (n, C, H, W), one behind the other."""
+    frames, channels, height, width = planes.shape
+    out = device.empty((frames * channels * sum(h * w for h, w in tables.sizes),), np.float32)
+    _resample(device, planes, frames * channels, height * width, tables, out, 1)
     return out
 
 

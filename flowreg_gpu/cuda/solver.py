@@ -10,10 +10,19 @@ import numpy as np
 from flowreg_gpu.cuda import multigrid
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
-from flowreg_gpu.cuda.launch import BLOCK, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import BLOCK, GROUP, SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
 
-__all__ = ["EXPRESSIONS", "FILE", "scratch_planes", "solve"]
+__all__ = [
+    "CHANNELS",
+    "EXPRESSIONS",
+    "FILE",
+    "data_weight",
+    "is_robust",
+    "scratch_planes",
+    "solve",
+    "sorted_width",
+]
 
 FILE = "solver.cu"
 CHANNELS = (1, 2, 3, 4)  # more are compiled when they are met
@@ -25,14 +34,11 @@ EXPRESSIONS = (
     ),
     *(f"refresh_smoothness<{ordered}>" for ordered in _BOOLEANS),
     *(f"relax_colour<{robust}>" for robust in _BOOLEANS),
-    *(f"relax_level<{channels}>" for channels in CHANNELS),
     *(f"relax_strips<{channels}>" for channels in CHANNELS),
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
 
-GROUP = (512,)  # threads that relax a small level or a strip of one frame
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
-SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
 LARGEST_HALO = 0.25  # of a strip's width without it, where there is a choice
 
@@ -123,12 +129,12 @@ def solve(
         (np.float32(0.5) / along, np.float32(0.5) / across),
         np.float32(relaxation.omega),
         relaxation,
-        _single(robust_weight(relaxation.a_data, relaxation.beta)),
+        data_weight(relaxation),
         _single(robust_weight(relaxation.a_smooth, relaxation.beta)),
         ordered,
-        _is_robust(relaxation),
+        is_robust(relaxation),
     )
-    ways = {"order": _relax_ordered, "whole": _relax_level, "strips": _relax_in_strips, "colours": _relax_by_colour}
+    ways = {"order": _relax_ordered, "strips": _relax_in_strips, "colours": _relax_by_colour}
     return ways[_way(height, width, tensor.shape[1], relaxation)](level)
 
 
@@ -143,34 +149,32 @@ def scratch_planes(
     """Float32 planes that a solve takes for every frame beside its result."""
     if relaxation.rule == "multigrid":
         return multigrid.scratch_planes(height, width, edge_weights(alpha, spacing))
-    return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + _is_robust(relaxation)
+    return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + is_robust(relaxation)
 
 
 def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
     """How a level is relaxed."""
     if relaxation.rule == "sor":
         return "order"
-    if _is_robust(relaxation):
+    if is_robust(relaxation):
         return "colours"
-    if _level_memory(height, width, 2) <= SHARED_MEMORY:
-        return "whole"
     widest = _widest_strip(width, channels, relaxation.lag, _schedule(relaxation, 1), SHARED_MEMORY)
     return "strips" if widest >= min(width, NARROWEST_STRIP) else "colours"
 
 
-def _is_robust(relaxation: Relaxation) -> bool:
+def is_robust(relaxation: Relaxation) -> bool:
     """Whether the smoothness is."""
     return relaxation.a_smooth < 1 and relaxation.beta > 0
 
 
-def _level_memory(height: int, width: int, planes: int) -> int:
-    """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
-    return 4 * planes * height * _sorted_width(width)
-
-
-def _sorted_width(width: int) -> int:
+def sorted_width(width: int) -> int:
     """Floats of a row that is sorted by colour: two even numbers."""
     return -(-width // 4) * 4
+
+
+def data_weight(relaxation: Relaxation) -> Psi:
+    """Psi of the data term, as the kernels take it."""
+    return _single(robust_weight(relaxation.a_data, relaxation.beta))
 
 
 def _single(psi: tuple[float, float, float]) -> Psi:
@@ -179,36 +183,6 @@ def _single(psi: tuple[float, float, float]) -> Psi:
 
 
 # Rule block
-
-
-def _relax_level(level: _Level) -> Buffer:
-    """All sweeps in one launch, a block a frame; coefficients in shared memory too, where they fit."""
-    frames, channels, _, height, width = level.tensor.shape
-    increment = level.empty(2)
-    scratch = level.device.empty((frames, 5, height, _sorted_width(width)), np.float32)
-    needed = _level_memory(height, width, 2 + 5)
-    in_shared = needed <= level.device.shared_memory
-    level.device.kernel(FILE, f"relax_level<{channels}>")(
-        (1, 1, frames),
-        GROUP,
-        (
-            level.tensor,
-            level.weight,
-            level.flow,
-            *level.size,
-            level.flow_stride,
-            np.int32(level.relaxation.sweeps),
-            np.int32(level.relaxation.lag),
-            *level.edge,
-            level.omega,
-            *level.psi_data,
-            np.int32(in_shared),
-            scratch,
-            increment,
-        ),
-        shared_mem=needed if in_shared else _level_memory(height, width, 2),
-    )
-    return increment
 
 
 class _Run(NamedTuple):
@@ -298,7 +272,7 @@ def _relax_in_strips(level: _Level) -> Buffer:
                 *level.psi_data,
                 then,
             ),
-            shared_mem=4 * run.floats(channels, level.relaxation.lag) * _sorted_width(columns),
+            shared_mem=4 * run.floats(channels, level.relaxation.lag) * sorted_width(columns),
         )
         now, then = then, now
     return now

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowreg_gpu.cuda import descend
 from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryError
 from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.operations import CudaOperations
@@ -183,7 +184,10 @@ def frame_bytes(
     pyramid = planes * sum(area for area in areas if area != pixels)
     finest = levels[-1]
     relaxation = choose_relaxation(options, finest.height, finest.width)
-    scratch = scratch_planes(finest.height, finest.width, channels, finest.alpha, finest.spacing, relaxation)
+    scratch = max(
+        scratch_planes(finest.height, finest.width, channels, finest.alpha, finest.spacing, relaxation),
+        descend.scratch_planes(finest.height, finest.width),
+    )
     solver = math.ceil((flow + 6 * planes + flow + float32 * scratch) * areas[-1])
     solving = held * pixels + pyramid + max(solver, flow * (areas[-1] + pixels))  # or the flow is brought to full size
     filtering = 0 if own_planes else 2 * planes * pixels

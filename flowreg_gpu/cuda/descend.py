@@ -1,0 +1,169 @@
+"""The coarsest levels of the pyramid in one launch, a block of threads a frame."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flowreg_gpu.cuda.device import Buffer, Device
+from flowreg_gpu.cuda.launch import GROUP, SHARED_MEMORY, frame_stride, upload
+from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
+from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
+from flowreg_gpu.cuda.solver import CHANNELS, data_weight, is_robust, sorted_width
+from flowreg_gpu.flow import Descent
+from flowreg_gpu.relaxation import Relaxation, edge_weights
+
+__all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "scratch_planes", "upload_levels"]
+
+FILE = "descend.cu"
+EXPRESSIONS = tuple(f"descend<{term}, {channels}>" for term in TERMS.values() for channels in CHANNELS)
+
+# what the kernel calls Level
+_INTEGERS = (
+    *("height", "width", "first_pixel"),
+    *("above_height", "above_width", "row_taps", "first_row_tap", "column_taps", "first_column_tap"),
+    *("tensor_rows", "median_rows", "smoothed", "sum_first", "in_shared", "sweeps", "lag"),
+)
+_FLOATS = ("scale_x", "scale_y", "cx", "cy", "c1", "c2", "c3", "along", "across", "omega")
+_LEVEL = np.dtype([*((name, np.int32) for name in _INTEGERS), *((name, np.float32) for name in _FLOATS)])
+
+
+class Levels(NamedTuple):
+    """The coarsest levels of a descent on the device, as one launch takes them: `number` of them.
+
+    `size` (h, w) is that of the last one, which is the largest; a block has `shared_memory` bytes.
+    """
+
+    number: int
+    size: tuple[int, int]
+    shared_memory: int
+    table: Buffer
+    taps: Taps
+
+
+def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Levels | None:
+    """Describe as many levels as fit to the device; None where the coarsest does not. `full` is the frames' (H, W)."""
+    halo = HALO[descent.const_assumption]
+    count = 0
+    for level, relaxation in zip(descent.levels, descent.relaxations, strict=True):
+        if not _fits(level.height, level.width, relaxation, halo):
+            break
+        count += 1
+    if count == 0:
+        return None
+    levels = descent.levels[:count]
+    shared_memory = max(_block_bytes(device, level.height, level.width) for level in levels)
+    rows: list[tuple[Any, ...]] = []
+    above = 0, 0
+    pixels = row_taps = column_taps = 0  # before this level
+    for level, relaxation in zip(levels, descent.relaxations, strict=False):
+        size = level.height, level.width
+        by_rows, by_columns = (table.index for table in level.from_above)
+        upsampled = bool(rows)  # the flow comes in the size of the first level
+        rows.append(
+            (
+                *(*size, -1 if size == full else pixels),
+                *(*above, by_rows.shape[1] * upsampled, row_taps, by_columns.shape[1] * upsampled, column_taps),
+                *_tile_rows(*size, above[1], halo, shared_memory),
+                *(level.smoothed, descent.graduated, _in_shared(device, *size), relaxation.sweeps, relaxation.lag),
+                *(1 / level.spacing[0], 1 / level.spacing[1], *factors(*level.spacing, descent.const_assumption)),
+                *(*edge_weights(level.alpha, level.spacing), relaxation.omega),
+            )
+        )
+        above, pixels = size, pixels + size[0] * size[1]
+        row_taps, column_taps = row_taps + by_rows.size, column_taps + by_columns.size
+    return Levels(
+        count,
+        above,
+        shared_memory,
+        upload(device, np.array(rows, _LEVEL).view(np.int32)),
+        upload_taps(device, [level.from_above for level in levels]),
+    )
+
+
+def descend(
+    device: Device,
+    levels: Levels,
+    descent: Descent,
+    reference: Pyramid,
+    weight: Pyramid,
+    moving: Pyramid,
+    flow: Buffer,
+) -> Buffer:
+    """Bring a flow through the coarsest levels.
+
+    Parameters
+    ----------
+    levels : Levels
+        Of `descent`.
+    reference, weight, moving : Pyramid
+        Of (1, C, H, W), (1, C, H, W) and (n, C, H, W) float32.
+    flow : (1 or n, 2, h, w) float32
+        Of the coarsest level's size, in full-resolution pixels.
+
+    Returns
+    -------
+    (n, 2, h, w) float32
+        Of the last of the levels.
+    """
+    frames, channels = moving.planes.shape[:2]
+    height, width = levels.size
+    apart = 0 if _in_shared(device, height, width) else 5 * height * sorted_width(width)
+    scratch = device.empty((frames, (6 * channels + 4) * height * width + apart), np.float32)
+    out = device.empty((frames, 2, height, width), np.float32)
+    device.kernel(FILE, f"descend<{TERMS[descent.const_assumption]}, {channels}>")(
+        (1, 1, frames),
+        GROUP,
+        (
+            *(moving.first(levels.number), reference.first(levels.number), weight.first(levels.number)),
+            *(moving.planes, reference.planes, weight.planes),
+            flow,
+            levels.table,
+            *levels.taps,
+            np.int32(levels.number),
+            np.int32(descent.linearizations),
+            np.int32(height * width),
+            np.int64(frame_stride(flow)),
+            np.int64(frame_stride(scratch)),
+            *data_weight(descent.relaxations[0]),
+            scratch,
+            out,
+        ),
+        shared_mem=levels.shared_memory,
+    )
+    return out
+
+
+def scratch_planes(height: int, width: int) -> float:
+    """Float32 planes of the last level that a frame takes beside flow, tensor and increment, at most."""
+    return 2 + 5 * sorted_width(width) / width if _bytes(height, width, 2) <= SHARED_MEMORY else 0
+
+
+def _bytes(height: int, width: int, planes: int) -> int:
+    """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
+    return 4 * planes * height * sorted_width(width)
+
+
+def _in_shared(device: Device, height: int, width: int) -> bool:
+    """Whether the coefficients lie in shared memory, as the increment does."""
+    return _bytes(height, width, 2 + 5) <= device.shared_memory
+
+
+def _block_bytes(device: Device, height: int, width: int) -> int:
+    """Bytes of shared memory, enough for the relaxation; the other steps take as many rows at a time as fit."""
+    return max(_bytes(height, width, 2 + 5) if _in_shared(device, height, width) else 0, SHARED_MEMORY)
+
+
+def _fits(height: int, width: int, relaxation: Relaxation, halo: int) -> bool:
+    """Whether a level is relaxed by the rule block with quadratic smoothness, and small enough."""
+    if relaxation.rule != "block" or is_robust(relaxation) or _bytes(height, width, 2) > SHARED_MEMORY:
+        return False
+    return min(_tile_rows(height, width, width, halo, SHARED_MEMORY)) > 0
+
+
+def _tile_rows(height: int, width: int, above_width: int, halo: int, shared_memory: int) -> tuple[int, int]:
+    """Rows that fit at a time when the tensor is formed, and when the median is taken; none are 0 or less."""
+    with_halo = shared_memory // (4 * (2 * width + max(width, 2 * above_width)))
+    median_rows = shared_memory // (4 * 5 * (width + 4))
+    return height if with_halo >= height else with_halo - 2 * halo, min(median_rows, height)
