@@ -43,6 +43,9 @@ class Operations(Protocol):
     def warp_linear(self, moving: Image, flow: Flow, reference: Image) -> Image:
         """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
 
+    def prepare_descent(self, descent: Descent, height: int, width: int) -> None:
+        """Make what all frames share that is not of the reference, once; (height, width) is full resolution."""
+
     def descend(
         self, descent: Descent, reference: Pyramid, weight: Pyramid, moving: Pyramid, flow: Flow
     ) -> tuple[Flow, int]:
@@ -120,27 +123,30 @@ class Plan:
 
 
 class Descent(NamedTuple):
-    """What is done on the way down: once, or in one stage of the graduated non-convexity.
+    """The way down from the coarsest level, taken once or in every stage of the graduated non-convexity.
 
     Every level is relaxed in its own way, after each of so many linearizations. Where `graduated`, the median is taken
-    of flow plus increment, else of the increment alone.
+    of flow plus increment, else of the increment alone. `to_full` are the tables to full resolution, where that is not
+    the finest level.
     """
 
     levels: tuple[Level, ...]
+    to_full: Tables | None
     relaxations: tuple[Relaxation, ...]
     linearizations: int
     graduated: bool
     const_assumption: str
 
 
-def plan_descents(levels: tuple[Level, ...], options: Options) -> list[Descent]:
+def plan_descents(plan: Plan, options: Options) -> list[Descent]:
     """One descent, or those of all stages."""
     graduated = options.gnc_schedule is not None
     linearizations = (options.warping_steps or GNC_WARPING_STEPS) if graduated else 1
     return [
         Descent(
-            levels,
-            tuple(choose_relaxation(options, level.height, level.width, beta) for level in levels),
+            plan.levels,
+            plan.to_full,
+            tuple(choose_relaxation(options, level.height, level.width, beta) for level in plan.levels),
             linearizations,
             graduated,
             options.const_assumption,
@@ -217,11 +223,13 @@ class FlowEstimator:
     ) -> None:
         self._operations = operations
         self._reference = reference
-        self._plan = plan_levels(height, width, options)
-        self._descents = plan_descents(self._plan.levels, options)
+        plan = plan_levels(height, width, options)
+        self._descents = plan_descents(plan, options)
         # at full resolution the tables would only copy
         full = (height, width)
-        self._tables = [None if (level.height, level.width) == full else level.from_full for level in self._plan.levels]
+        self._tables = [None if (level.height, level.width) == full else level.from_full for level in plan.levels]
+        for descent in self._descents:
+            operations.prepare_descent(descent, height, width)
         self._references = operations.pyramid(reference, self._tables)
         self._weights = operations.pyramid(weight, self._tables)
         self._aligner = None
@@ -265,4 +273,4 @@ class FlowEstimator:
                 flow = add(flow, increment)
                 del increment
                 tables = None
-        return flow if self._plan.to_full is None else operations.resize(flow, self._plan.to_full)
+        return flow if descent.to_full is None else operations.resize(flow, descent.to_full)

@@ -419,14 +419,13 @@ def test_descent_of_channels_and_start_flows(device, operations, channels):
 def test_levels_of_one_launch(size, options, shared_memory, last):
     device, options = EmulatedDevice(), Options(**options)
     device.shared_memory = shared_memory
-    plan = plan_levels(*size, options)
-    (descent,) = plan_descents(plan.levels, options)
+    (descent,) = plan_descents(plan_levels(*size, options), options)
     levels = upload_levels(device, descent, size)
     if last is None:
         assert levels is None
         return
     assert levels.size == last
-    assert plan.levels[levels.number - 1].width == last[1]
+    assert descent.levels[levels.number - 1].width == last[1]
     assert levels.shared_memory <= shared_memory
 
 

@@ -315,7 +315,7 @@ def test_the_larger_of_two_sizes_by_turns_is_recorded(monkeypatch):
 
 
 def test_launches_of_a_batch():
-    """512 x 512, quality: twelve levels in one launch, seven with two launches beside the solver's, and eleven more."""
+    """512 x 512, quality: eleven levels in one launch, eight with two launches beside the solver's, and eleven more."""
     device = RecordingDevice(PaperDevice())
     task = DeviceTask(device, recording_job(512, 512, 1, Options()), graphs=False)
     device.launches.clear()
@@ -323,9 +323,24 @@ def test_launches_of_a_batch():
     launches = Counter(launch.kernel for launch in device.launches)
     assert launches["resample"] == 3  # Gaussian, pyramid, start flow
     assert launches["descend<GradientConstancy, 1>"] == 1
-    assert launches["upsample_and_linearize<GradientConstancy>"] == 7
-    assert launches["add_smoothed<false>"] == 7
+    assert launches["upsample_and_linearize<GradientConstancy>"] == 8
+    assert launches["add_smoothed<false>"] == 8
     assert launches.total() <= 52
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"solver": "sor"}, {"quality": "fast"}, {"solver": "multigrid"}, {"gnc_schedule": (0, 1), "warping_steps": 2}],
+    ids=str,
+)
+def test_nothing_is_uploaded_with_a_batch(options):
+    """But the frames: what is allocated among them would stay between the blocks that they free."""
+    device = PaperDevice()
+    task = DeviceTask(device, recording_job(300, 200, 1, Options(**options)), graphs=False)
+    copies = []
+    device.copy = lambda *what: copies.append(what)
+    task.run(device.empty((4, 300, 200, 1), np.uint16), device.empty((1, 2, 300, 200), np.float32))
+    assert copies == []
 
 
 def test_batch_from_free_memory():

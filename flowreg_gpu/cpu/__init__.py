@@ -28,6 +28,7 @@ __all__ = [
     "motion_tensor",
     "phase_shift",
     "prepare_alignment",
+    "prepare_descent",
     "pyramid",
     "resize",
     "smoothed_sum",
@@ -51,6 +52,10 @@ def warp_linear(
 ) -> NDArray[np.float32]:
     """Warp planes (C, H, W) of full resolution linearly by flow (2, H, W)."""
     return warp(moving, flow, reference, interpolation="linear")
+
+
+def prepare_descent(descent: Any, height: int, width: int) -> None:
+    """Nothing to make."""
 
 
 def descend(descent: Any, reference: Any, weight: Any, moving: Any, flow: NDArray[np.float32]) -> tuple[Any, int]:

@@ -49,7 +49,11 @@ class CudaOperations:
             self._tables[key] = (tables, pyramid.upload_tables(self.device, tables))
         return self._tables[key][1]
 
-    def _upsampling(self, tables: Tables, const_assumption: str) -> motion_tensor.Upsampling:
+    def _upsampling(self, tables: Tables, const_assumption: str) -> motion_tensor.Upsampling | None:
+        """None where there are too many taps, with the tables ready for `resize`."""
+        if math.prod(table.index.shape[1] for table in tables) > FEW_TAPS:
+            self._uploaded(tables)
+            return None
         key = id(tables[0]), id(tables[1]), const_assumption
         if key not in self._upsamplings:
             uploaded = motion_tensor.upload_upsampling(self.device, tables, const_assumption)
@@ -60,6 +64,15 @@ class CudaOperations:
         if id(descent) not in self._descents:
             self._descents[id(descent)] = descent, descend.upload_levels(self.device, descent, full)
         return self._descents[id(descent)][1]
+
+    def prepare_descent(self, descent: Descent, height: int, width: int) -> None:
+        """Upload the tables of a descent."""
+        levels = self._levels(descent, (height, width))
+        for level in descent.levels[0 if levels is None else levels.number :]:
+            self._upsampling(level.from_above, descent.const_assumption)
+        for tables in (descent.levels[0].from_above if levels else None, descent.to_full):
+            if tables is not None:
+                self._uploaded(tables)
 
     def resize(self, planes: Buffer, tables: Tables) -> Buffer:
         """Filter planes along rows and columns with tap tables."""
@@ -104,10 +117,8 @@ class CudaOperations:
         const_assumption: str,
     ) -> tuple[Buffer, Buffer]:
         """Flow, upsampled by the tables if there are any, and motion tensor (n, C, 6, h, w) of the warped planes."""
-        upsampling = None
-        if tables is not None and math.prod(table.index.shape[1] for table in tables) <= FEW_TAPS:
-            upsampling = self._upsampling(tables, const_assumption)
-        elif tables is not None:
+        upsampling = None if tables is None else self._upsampling(tables, const_assumption)
+        if tables is not None and upsampling is None:
             flow = self.resize(flow, tables)
         return motion_tensor.linearize(self.device, reference, moving, flow, upsampling, spacing, const_assumption)
 
