@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(512, 1)
         if (level.smoothed) {
           for (int y0 = 0; y0 < height; y0 += level.median_rows) {
             __syncthreads();
-            add_smoothed_tile(from, change, height, width, 0, y0, min(level.median_rows, height - y0), width,
-                              level.sum_first, to);
+            add_smoothed_tile(from, change, height, width, 0, y0, min(level.median_rows, height - y0),
+                              (width + 1) / 2 * 2, level.sum_first, to);
           }
         } else {
           for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) to[pixel] = from[pixel] + change[pixel];

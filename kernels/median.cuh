@@ -2,9 +2,14 @@
 // Sum of a flow and an increment with an exact 5x5 median of either the increment or the sum; the boundary is whole-sample
 // symmetric (2 1 | 0 1 2).
 //
-// After sorting the columns of the window and then every rank across the columns, 12 of the 25 values are surely above
-// or below the median, six each way; the median of the other 13 is found by forgetful selection. A column of five pixels is
-// sorted once, in shared memory, for the five windows beside each other that hold it.
+// Sort the columns of the window, then every rank across the columns. The ranks r and places k then rise along rows and
+// columns, so that 12 of the 25 values are surely above or below the median, six each way, and the others lie on three
+// diagonals: r + k = 3 (four values), 4 (five) and 5 (four). In order, the i-th of a diagonal is not above the i-th, nor the
+// (i + 1)-th, of the next. So five of the 13 are surely below the middle one of diagonal 4, five above it, and the median is
+// the middle one of that, the largest of diagonal 3 and the smallest of diagonal 5.
+//
+// A column of five pixels is sorted once, in shared memory, for the five windows beside each other that hold it; two windows
+// beside each other sort the ranks of their four common columns once.
 #include "common.cuh"
 
 __device__ __forceinline__ void order(float& a, float& b) {
@@ -13,53 +18,67 @@ __device__ __forceinline__ void order(float& a, float& b) {
   a = low;
 }
 
-__device__ __forceinline__ void sort5(float& a, float& b, float& c, float& d, float& e) {
+__device__ __forceinline__ void sort4(float* v) {
+  order(v[0], v[1]);
+  order(v[2], v[3]);
+  order(v[0], v[2]);
+  order(v[1], v[3]);
+  order(v[1], v[2]);
+}
+
+__device__ __forceinline__ void sort5(float* v) {
+  order(v[0], v[1]);
+  order(v[3], v[4]);
+  order(v[2], v[4]);
+  order(v[2], v[3]);
+  order(v[1], v[4]);
+  order(v[0], v[3]);
+  order(v[0], v[2]);
+  order(v[1], v[3]);
+  order(v[1], v[2]);
+}
+
+// Place k of four sorted values and one more.
+template <int K>
+__device__ __forceinline__ float placed(const float* sorted, float more) {
+  if (K < 4) more = fminf(more, sorted[K % 4]);
+  return K > 0 ? fmaxf(more, sorted[(K + 3) % 4]) : more;
+}
+
+__device__ __forceinline__ float median3(float a, float b, float c) {
+  return fmaxf(fminf(a, b), fminf(fmaxf(a, b), c));
+}
+
+__device__ __forceinline__ float median5(float a, float b, float c, float d, float e) {
   order(a, b);
-  order(d, e);
-  order(c, e);
   order(c, d);
-  order(b, e);
-  order(a, d);
-  order(a, c);
-  order(b, d);
-  order(b, c);
+  return median3(fmaxf(a, c), fminf(b, d), e);
 }
 
-// Of 8 values among 13, neither the smallest nor the largest can be the median: drop both, take one more, and so on.
-template <int COUNT>
-__device__ __forceinline__ void ends_apart(float* v) {  // smallest to v[0], largest to v[COUNT - 1]
-#pragma unroll
-  for (int k = 0; k < COUNT / 2; ++k) order(v[k], v[COUNT - 1 - k]);
-#pragma unroll
-  for (int k = 1; k < (COUNT + 1) / 2; ++k) order(v[0], v[k]);
-#pragma unroll
-  for (int k = COUNT / 2; k < COUNT - 1; ++k) order(v[k], v[COUNT - 1]);
+// Median of a window: ranks 0 to 4 of four of its sorted columns, each sorted, and of the fifth.
+__device__ __forceinline__ float median25(const float (*ranks)[4], const float* more) {
+  const float low = fmaxf(fmaxf(placed<3>(ranks[0], more[0]), placed<2>(ranks[1], more[1])),
+                          fmaxf(placed<1>(ranks[2], more[2]), placed<0>(ranks[3], more[3])));
+  const float high = fminf(fminf(placed<4>(ranks[1], more[1]), placed<3>(ranks[2], more[2])),
+                           fminf(placed<2>(ranks[3], more[3]), placed<1>(ranks[4], more[4])));
+  const float middle = median5(placed<4>(ranks[0], more[0]), placed<3>(ranks[1], more[1]), placed<2>(ranks[2], more[2]),
+                               placed<1>(ranks[3], more[3]), placed<0>(ranks[4], more[4]));
+  return median3(low, middle, high);
 }
 
-__device__ __forceinline__ float median13(float* v) {
-  ends_apart<8>(v);
-  v[7] = v[8];
-  ends_apart<7>(v + 1);
-  v[7] = v[9];
-  ends_apart<6>(v + 2);
-  v[7] = v[10];
-  ends_apart<5>(v + 3);
-  v[7] = v[11];
-  ends_apart<4>(v + 4);
-  v[7] = v[12];
-  ends_apart<3>(v + 5);
-  return v[6];
-}
+struct __align__(8) TwoColumns {
+  float first, second;
+};
 
-// One tile of one component. Shared memory: five floats a pixel of the tile with two columns on either side. height, width
-// >= 3.
+// One tile of one component; tile_width is even. Shared memory: five floats a pixel of the tile with two columns on either
+// side. height, width >= 3.
 __device__ __forceinline__ void add_smoothed_tile(const float* flow, const float* increment,  // (height, width)
                                                   int height, int width, int x0, int y0, int tile_height, int tile_width,
                                                   bool sum_first,
                                                   float* out) {  // (height, width)
-  const int columns = tile_width + 4, size = tile_height * columns;
+  const int columns = tile_width + 4, size = tile_height * columns, pairs = tile_width / 2;
   float* sorted = reinterpret_cast<float*>(shared_memory);  // (5 ranks, tile_height, columns)
-  const Divisor per_row(columns), per_line(tile_width);
+  const Divisor per_row(columns), per_line(pairs);
 
   // 1. sort the columns
   for (int column = threadIdx.x; column < size; column += blockDim.x) {
@@ -71,30 +90,31 @@ __device__ __forceinline__ void add_smoothed_tile(const float* flow, const float
       long long pixel = (long long)mirrored(y + k - 2, height) * width + mirrored(x, width);
       v[k] = sum_first ? flow[pixel] + increment[pixel] : increment[pixel];
     }
-    sort5(v[0], v[1], v[2], v[3], v[4]);
+    sort5(v);
 #pragma unroll
     for (int k = 0; k < 5; ++k) sorted[k * size + column] = v[k];
   }
   __syncthreads();
 
-  for (int pixel = threadIdx.x; pixel < tile_height * tile_width; pixel += blockDim.x) {
-    int row = per_line.quotient(pixel), column = per_line.remainder(pixel), x = x0 + column, y = y0 + row;
+  // 2. two windows beside each other
+  for (int pair = threadIdx.x; pair < tile_height * pairs; pair += blockDim.x) {
+    const int row = per_line.quotient(pair), column = 2 * per_line.remainder(pair), x = x0 + column, y = y0 + row;
     if (x >= width || y >= height) continue;
-
-    // 2. sort each rank across the columns of the window, and keep what can be the median
-    float v[5][5];
+    float ranks[5][4], before[5], after[5];
 #pragma unroll
     for (int rank = 0; rank < 5; ++rank) {
-      const float* line = sorted + rank * size + row * columns + column;
-#pragma unroll
-      for (int k = 0; k < 5; ++k) v[rank][k] = line[k];
-      sort5(v[rank][0], v[rank][1], v[rank][2], v[rank][3], v[rank][4]);
+      const TwoColumns* line = (const TwoColumns*)(sorted + rank * size + row * columns + column);
+      before[rank] = line[0].first;
+      ranks[rank][0] = line[0].second;
+      ranks[rank][1] = line[1].first;
+      ranks[rank][2] = line[1].second;
+      ranks[rank][3] = line[2].first;
+      after[rank] = line[2].second;
+      sort4(ranks[rank]);
     }
-    float left[13] = {v[0][3], v[0][4], v[1][2], v[1][3], v[1][4], v[2][1], v[2][2], v[2][3],
-                      v[3][0], v[3][1], v[3][2], v[4][0], v[4][1]};
-
-    // 3. the median of those
     const long long here = (long long)y * width + x;
-    out[here] = sum_first ? median13(left) : flow[here] + median13(left);
+    const float first = median25(ranks, before), second = median25(ranks, after);
+    out[here] = sum_first ? first : flow[here] + first;
+    if (x + 1 < width) out[here + 1] = sum_first ? second : flow[here + 1] + second;
   }
 }

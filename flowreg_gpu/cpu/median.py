@@ -14,7 +14,7 @@ def median5x5(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Median over a 5x5 window of planes (C, H, W) float32; H, W >= 3.
 
     The boundary is whole-sample symmetric (2 1 | 0 1 2). Columns are sorted once and shared by the five
-    windows that contain them; of the row- and column-sorted window only 13 values can be the median.
+    windows that contain them; of the window whose ranks are sorted too, three diagonals count (kernels/median.cuh).
     """
     out = np.empty_like(planes)
     _median5x5(planes, out)
@@ -41,54 +41,41 @@ def _sort5(a, b, c, d, e):
 
 
 @inlined
-def _median13(a, b, c, d, e, f, g, h, i, j, k, m, n):
-    # Forgetful selection: among 8 of 13 values neither the smallest nor the largest can be the median; drop both,
-    # take one more value, and so on. After a stage the first of the group is its smallest, the last its largest.
+def _sort4(a, b, c, d):
     a, b = _order(a, b)
     c, d = _order(c, d)
-    e, f = _order(e, f)
-    g, h = _order(g, h)
     a, c = _order(a, c)
-    e, g = _order(e, g)
-    a, e = _order(a, e)
     b, d = _order(b, d)
-    f, h = _order(f, h)
-    d, h = _order(d, h)
-    # b c d e f g and i
-    b, e = _order(b, e)
-    c, f = _order(c, f)
-    d, g = _order(d, g)
     b, c = _order(b, c)
-    b, d = _order(b, d)
-    b, i = _order(b, i)
-    e, f = _order(e, f)
-    f, g = _order(f, g)
-    i, g = _order(i, g)
-    # c d e f i and j
-    c, e = _order(c, e)
-    d, f = _order(d, f)
-    i, j = _order(i, j)
+    return a, b, c, d
+
+
+@inlined
+def _least(a, b):
+    return a if a < b else b
+
+
+@inlined
+def _largest(a, b):
+    return b if a < b else a
+
+
+@inlined
+def _between(value, low, high):
+    return _largest(_least(value, high), low)
+
+
+@inlined
+def _median3(a, b, c):
+    a, b = _order(a, b)
+    return _largest(a, _least(b, c))
+
+
+@inlined
+def _median5(a, b, c, d, e):
+    a, b = _order(a, b)
     c, d = _order(c, d)
-    c, i = _order(c, i)
-    e, f = _order(e, f)
-    j, f = _order(j, f)
-    # d e i j and k
-    d, e = _order(d, e)
-    i, j = _order(i, j)
-    d, i = _order(d, i)
-    e, j = _order(e, j)
-    d, k = _order(d, k)
-    k, j = _order(k, j)
-    # e i k and m
-    e, i = _order(e, i)
-    k, m = _order(k, m)
-    e, k = _order(e, k)
-    i, m = _order(i, m)
-    # i k and n: the middle one
-    i, k = _order(i, k)
-    k, n = _order(k, n)
-    i, k = _order(i, k)
-    return k
+    return _median3(_largest(a, c), _least(b, d), e)
 
 
 @compiled
@@ -115,13 +102,22 @@ def _median5x5(planes, out):
             for k in range(5):
                 for target, source in ends:
                     rank[k, target] = rank[k, source]
-            # 2. sort each rank across the five columns; what has more than 12 values surely above or surely
-            #    below it drops out (6 each way)
+            # 2. sort each rank across the five columns: four of them, and where the other one falls among these
             for x in range(width):
-                _, _, _, a3, a4 = _sort5(rank[0, x], rank[0, x + 1], rank[0, x + 2], rank[0, x + 3], rank[0, x + 4])
-                _, _, b2, b3, b4 = _sort5(rank[1, x], rank[1, x + 1], rank[1, x + 2], rank[1, x + 3], rank[1, x + 4])
-                _, c1, c2, c3, _ = _sort5(rank[2, x], rank[2, x + 1], rank[2, x + 2], rank[2, x + 3], rank[2, x + 4])
-                d0, d1, d2, _, _ = _sort5(rank[3, x], rank[3, x + 1], rank[3, x + 2], rank[3, x + 3], rank[3, x + 4])
-                e0, e1, _, _, _ = _sort5(rank[4, x], rank[4, x + 1], rank[4, x + 2], rank[4, x + 3], rank[4, x + 4])
-                # 3. median of the 13 left
-                out[channel, y, x] = _median13(a3, a4, b2, b3, b4, c1, c2, c3, d0, d1, d2, e0, e1)
+                _, _, a2, a3 = _sort4(rank[0, x + 1], rank[0, x + 2], rank[0, x + 3], rank[0, x + 4])
+                _, b1, b2, b3 = _sort4(rank[1, x + 1], rank[1, x + 2], rank[1, x + 3], rank[1, x + 4])
+                c0, c1, c2, c3 = _sort4(rank[2, x + 1], rank[2, x + 2], rank[2, x + 3], rank[2, x + 4])
+                d0, d1, d2, _ = _sort4(rank[3, x + 1], rank[3, x + 2], rank[3, x + 3], rank[3, x + 4])
+                e0, e1, _, _ = _sort4(rank[4, x + 1], rank[4, x + 2], rank[4, x + 3], rank[4, x + 4])
+                a, b, c, d, e = rank[0, x], rank[1, x], rank[2, x], rank[3, x], rank[4, x]
+                # 3. the largest, the middle one and the smallest of three diagonals, and the middle one of these
+                low = _largest(
+                    _largest(_between(a, a2, a3), _between(b, b1, b2)), _largest(_between(c, c0, c1), _least(d, d0))
+                )
+                middle = _median5(
+                    _largest(a, a3), _between(b, b2, b3), _between(c, c1, c2), _between(d, d0, d1), _least(e, e0)
+                )
+                high = _least(
+                    _least(_largest(b, b3), _between(c, c2, c3)), _least(_between(d, d1, d2), _between(e, e0, e1))
+                )
+                out[channel, y, x] = _median3(low, middle, high)

@@ -165,5 +165,5 @@ def _fits(height: int, width: int, relaxation: Relaxation, halo: int) -> bool:
 def _tile_rows(height: int, width: int, above_width: int, halo: int, shared_memory: int) -> tuple[int, int]:
     """Rows that fit at a time when the tensor is formed, and when the median is taken; none are 0 or less."""
     with_halo = shared_memory // (4 * (2 * width + max(width, 2 * above_width)))
-    median_rows = shared_memory // (4 * 5 * (width + 4))
+    median_rows = shared_memory // (4 * 5 * (width + 1 + 4))
     return height if with_halo >= height else with_halo - 2 * halo, min(median_rows, height)

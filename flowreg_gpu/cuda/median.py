@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import LINE, frame_stride
 
 __all__ = ["EXPRESSIONS", "FILE", "add_smoothed", "smoothed_sum"]
 
 FILE = "median.cu"
 EXPRESSIONS = ("add_smoothed<false>", "add_smoothed<true>")
+
+TILE = (32, 14)  # pixels (x, y) that a block makes; the kernel's own
 
 
 def add_smoothed(device: Device, flow: Buffer, increment: Buffer) -> Buffer:
@@ -27,9 +29,9 @@ def _smooth(device: Device, flow: Buffer, increment: Buffer, expression: str) ->
     frames, components, height, width = increment.shape
     out = device.empty(increment.shape, np.float32)
     device.kernel(FILE, expression)(
-        pixel_grid(width, height, frames * components),
+        (-(-width // TILE[0]), -(-height // TILE[1]), frames * components),
         LINE,
         (flow, increment, np.int32(height), np.int32(width), np.int64(frame_stride(flow)), out),
-        shared_mem=5 * 4 * BLOCK[1] * (BLOCK[0] + 4),
+        shared_mem=5 * 4 * TILE[1] * (TILE[0] + 4),
     )
     return out
