@@ -21,7 +21,7 @@ from benchmarks.kernel_resources import (
 from flowreg_gpu.cuda.source import kernel_files, kernel_source
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-HOT = {"multigrid.cu", "solver.cu"}  # most of the time of a registration is spent here
+HOT = {"descend.cu", "median.cu", "multigrid.cu", "solver.cu"}  # most of the time of a registration is spent here
 KERNELS = instantiations()
 
 
