@@ -68,7 +68,25 @@ struct Edges {
         right(c.across * 0.5f * (psi[at.here] + psi[at.right])) {}
 };
 
-// Sum over the edges of a pixel of weight times difference.
+// A pixel and its neighbours.
+struct Values {
+  float here, before, after, left, right;
+};
+
+template <bool ORDERED>
+__device__ __forceinline__ Values values(const float* plane, const Stencil<ORDERED>& at) {
+  return {plane[at.here], plane[at.before], plane[at.after], plane[at.left], plane[at.right]};
+}
+
+// Sum over the edges of a pixel of weight times difference, where the smoothness is quadratic; first and last on its line.
+__device__ __forceinline__ float laplacian(const Values& of, bool first, bool last, Smoothness c) {
+  float across = c.across * (of.left - 2.0f * of.here + of.right);
+  if (first) return c.along * (of.after - of.here) + across;
+  if (last) return c.along * (of.before - of.here) + across;
+  return c.along * (of.before - 2.0f * of.here + of.after) + across;
+}
+
+// The same in general.
 template <bool ORDERED, bool ROBUST>
 __device__ __forceinline__ float laplacian(const float* plane, const float* psi, const Stencil<ORDERED>& at,
                                            Smoothness c) {
@@ -78,10 +96,7 @@ __device__ __forceinline__ float laplacian(const float* plane, const float* psi,
     return edge.before * (plane[at.before] - here) + edge.after * (plane[at.after] - here) +
            edge.left * (plane[at.left] - here) + edge.right * (plane[at.right] - here);
   }
-  float across = c.across * (plane[at.left] - 2.0f * here + plane[at.right]);
-  if (at.first) return c.along * (plane[at.after] - here) + across;
-  if (at.last) return c.along * (plane[at.before] - here) + across;
-  return c.along * (plane[at.before] - 2.0f * here + plane[at.after]) + across;
+  return laplacian(values(plane, at), at.first, at.last, c);
 }
 
 // Data term of a pixel, summed over the channels, and right-hand sides of u and v.
@@ -167,8 +182,12 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
 }
 
 // Weighted sum of the neighbours of a pixel where the smoothness is quadratic.
+__device__ __forceinline__ float weighted_sum(float before, float after, float left, float right, Smoothness c) {
+  return c.along * (before + after) + c.across * (left + right);
+}
+
 __device__ __forceinline__ float weighted_sum(const float* now, const Neighbours& at, Smoothness c) {
-  return c.along * (now[at.before] + now[at.after]) + c.across * (now[at.left] + now[at.right]);
+  return weighted_sum(now[at.before], now[at.after], now[at.left], now[at.right], c);
 }
 
 // u and v of one pixel by the rule block, from the right-hand sides.

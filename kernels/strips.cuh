@@ -1,0 +1,162 @@
+#pragma once
+// Strips of a level, whose rows flow through shared memory while many sweeps of the rule block pass over them: what the threads
+// of relax_strips do. Each has one role, and takes one row of the strip after the other, `behind` steps after it came.
+//
+// Shared memory holds rings of rows sorted by colour, in which row y lies at y modulo the rows of the ring: so every thread
+// begins at the first, and goes on by a row at a step. All that is known of a pixel lies `pitch` apart. Rows and columns are
+// counted from the strip's first ones, of which both have colour 0.
+#include "sorted_rows.cuh"
+
+// Four pixels of one colour, read and written at once.
+struct __align__(16) Quad {
+  float at[4];
+};
+
+__device__ __forceinline__ Quad& quad_at(float* line) { return *(Quad*)line; }
+__device__ __forceinline__ const Quad& quad_at(const float* line) { return *(const Quad*)line; }
+
+// A place in a ring of rows, that goes on with them.
+struct Place {
+  float* now;
+  const float* end;
+  int row, ring;  // floats
+  __device__ __forceinline__ Place(float* first, int row, int rows)
+      : now(first), end(first + row * rows), row(row), ring(row * rows) {}
+  __device__ __forceinline__ void advance() {
+    now += row;
+    if (now == end) now -= ring;
+  }
+};
+
+// A strip with its halo. The barrier of a step is met by all warps, each in the loop of its role.
+struct Strip {
+  int rows, columns, half, steps;
+  __device__ __forceinline__ int pitch() const { return 2 * half; }
+
+  template <typename Action>
+  __device__ __forceinline__ void for_steps(Action action) const {
+    for (int step = 0; step < steps; ++step) {
+      action(step);
+      __syncthreads();
+    }
+  }
+};
+
+// Relaxes the quad `own` of a row. Above, beside and below it are the pixels of the other colour, of which those below alone
+// have to be read: a row later they lie beside. The one that is missing beside lies at `third`.
+template <int PARITY>
+__device__ __forceinline__ void relax_quad(float* own, const float* below, const float* coefficients, int third, int pitch,
+                                           Quad (&above)[2], Quad (&beside)[2], Smoothness c, float keep) {
+  Quad here[2], around[2];
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    here[k] = quad_at(own + k * pitch);
+    const Quad next = quad_at(below + k * pitch);
+    const Quad right_side = quad_at(coefficients + (3 + k) * pitch);
+    const float outside = own[k * pitch + third];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float before = PARITY == 1 ? beside[k].at[i] : i == 0 ? outside : beside[k].at[i - 1];
+      float after = PARITY == 0 ? beside[k].at[i] : i == 3 ? outside : beside[k].at[i + 1];
+      around[k].at[i] = weighted_sum(before, after, above[k].at[i], next.at[i], c) + right_side.at[i];
+    }
+    above[k] = beside[k];
+    beside[k] = next;
+  }
+  const Quad k0 = quad_at(coefficients), k1 = quad_at(coefficients + pitch), k2 = quad_at(coefficients + 2 * pitch);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    update(keep, {k0.at[i], k1.at[i], k2.at[i]}, around[0].at[i], around[1].at[i], here[0].at[i], here[1].at[i]);
+  }
+  quad_at(own) = here[0];
+  quad_at(own + pitch) = here[1];
+}
+
+// One half-sweep of pixels i to i + 3 of a colour. A missing neighbour is the pixel itself: at the ends of the strip, where these
+// are not the level's it spoils no more than the halo.
+__device__ __forceinline__ void relax_rows(const Strip& strip, int behind, int colour, int i, Place below,
+                                           Place coefficients, Smoothness c, float keep) {
+  const int pitch = strip.pitch(), other = (1 - 2 * colour) * strip.half;
+  const bool is_last = i + 4 == strip.half;
+  const int before = i == 0 ? 0 : other - 1, after = is_last ? 3 : other + 4;
+  // Behind the last pixel of a row its own value has to lie, in the rows where that is of this colour.
+  const int last = (strip.columns - 1) / 2 - i, behind_last = strip.columns / 2 - i;
+  const bool has_last = is_last && behind_last < 4;
+  float* own = below.now;
+  Quad above[2], beside[2];
+  strip.for_steps([&](int step) {
+    const int y = step - behind;
+    if (y < -1 || y >= strip.rows) return;
+    const int parity = (y + colour) & 1;
+    float* next = below.now;
+    if (has_last && parity == strip.columns % 2) {
+      next[other + behind_last] = next[last];
+      next[pitch + other + behind_last] = next[pitch + last];
+    }
+    if (y < 0) {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        above[k] = quad_at(next + k * pitch);
+        beside[k] = quad_at(next + k * pitch + other);
+      }
+    } else {
+      const float* lower = y == strip.rows - 1 ? own : next + other;
+      if (parity == 0) {
+        relax_quad<0>(own, lower, coefficients.now, before, pitch, above, beside, c, keep);
+      } else {
+        relax_quad<1>(own, lower, coefficients.now, after, pitch, above, beside, c, keep);
+      }
+      coefficients.advance();
+    }
+    own = next;
+    below.advance();
+  });
+}
+
+// Coefficients of four pixels, with psi of their increment.
+template <int CHANNELS>
+__device__ __forceinline__ void refresh_rows(const Strip& strip, int behind, Place fixed, Place increment,
+                                             Place coefficients, Smoothness c, float omega, Psi psi) {
+  const int pitch = strip.pitch();
+  strip.for_steps([&](int step) {
+    if (step < behind || step >= behind + strip.rows) return;
+    const Quad du = quad_at(increment.now), dv = quad_at(increment.now + pitch);
+    const Quad bu = quad_at(fixed.now + 7 * CHANNELS * pitch), bv = quad_at(fixed.now + (7 * CHANNELS + 1) * pitch);
+    System sum[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = {0.0f, 0.0f, 0.0f, bu.at[i], bv.at[i]};
+#pragma unroll
+    for (int channel = 0; channel < CHANNELS; ++channel) {
+      Quad in[7];
+#pragma unroll
+      for (int k = 0; k < 7; ++k) in[k] = quad_at(fixed.now + (7 * channel + k) * pitch);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float values[7] = {in[0].at[i], in[1].at[i], in[2].at[i], in[3].at[i], in[4].at[i], in[5].at[i], in[6].at[i]};
+        add_data<1>(values, values + 6, 1, du.at[i], dv.at[i], psi, sum[i]);
+      }
+    }
+    Quad out[5];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Coefficients value = invert(sum[i], 2.0f * (c.along + c.across), omega);
+      out[0].at[i] = value.k0;
+      out[1].at[i] = value.k1;
+      out[2].at[i] = value.k2;
+      out[3].at[i] = value.bu;
+      out[4].at[i] = value.bv;
+    }
+#pragma unroll
+    for (int k = 0; k < 5; ++k) quad_at(coefficients.now + k * pitch) = out[k];
+    fixed.advance();
+    increment.advance();
+    coefficients.advance();
+  });
+}
+
+// What a strip needs of a pixel.
+template <int CHANNELS>
+struct Pixel {
+  float fixed[7 * CHANNELS], du, dv;
+  Values u, v;
+};
