@@ -93,7 +93,8 @@ __global__ void __launch_bounds__(512, 1)
                  float first_constant, float first_factor, float first_power,  // psi before sweep 0
                  float constant, float factor, float power,                    // psi from then on
                  float* __restrict__ increment) {  // (frames, 2, height, width)
-  constexpr int FIXED = 7 * CHANNELS + 2;  // floats of a pixel that a refresh reads
+  constexpr int FIXED = 7 * CHANNELS + 2;       // floats of a pixel that a refresh reads
+  constexpr int COLUMNS = CHANNELS <= 2 ? 2 : 1;  // that a thread loads: more would not fit its registers
   const int plane = height * width, half_sweeps = 2 * (first + more), refreshes = 1 + (more + lag - 1) / lag;
   const int first_x = blockIdx.x * strip_width, last_x = min(first_x + strip_width, width);
   const int first_y = blockIdx.y * strip_height, last_y = min(first_y + strip_height, height);
@@ -137,61 +138,39 @@ __global__ void __launch_bounds__(512, 1)
     refresh_rows<CHANNELS>(strip, behind, fixed_at(sorted), increments_at(sorted), coefficients_at(refresh, sorted), c, omega,
                            psi);
   } else {
-    tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
-    flow += blockIdx.z * flow_stride;
-    before += (long long)blockIdx.z * 2 * plane;
-    increment += (long long)blockIdx.z * 2 * plane;
-    const int column = 2 * (thread - loading) - thread % 32;  // and the one 32 further on
-    Place now = increments_at(0), done = now, constants = fixed_at(0);
-    Pixel<CHANNELS> ahead[2];
-    const auto load = [&](int y) {
+    const int column = COLUMNS * (thread - loading - thread % 32) + thread % 32, x = left + column;
+    const long long frame = (long long)blockIdx.z * plane, at = (long long)top * width + x;
+    const auto holds = [&](int x, int begin, int end) { return x >= begin && x < end; };
+    Columns<CHANNELS, COLUMNS> columns;
+    columns.tensor = tensor + 6 * CHANNELS * frame + at;
+    columns.weight = weight + at;
+    columns.flow = flow + blockIdx.z * flow_stride + at;
+    columns.before = before + 2 * frame + at;
+    columns.result = increment + 2 * frame + at + (long long)(first_y - top) * width;
+    columns.plane = plane;
+    columns.width = width;
+    columns.fresh = fresh;
+    columns.is_first = column == 0;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        int x = column + 32 * i;
-        if (y >= strip.rows || x >= strip.columns) continue;
-        Stencil<false> at(left + x, top + y, height, width);
-        Pixel<CHANNELS>& pixel = ahead[i];
-#pragma unroll
-        for (int channel = 0; channel < CHANNELS; ++channel) {
-#pragma unroll
-          for (int k = 0; k < 6; ++k) pixel.fixed[7 * channel + k] = tensor[at.here + (6 * channel + k) * plane];
-          pixel.fixed[7 * channel + 6] = weight[at.here + channel * plane];
-        }
-        pixel.du = fresh ? 0.0f : before[at.here];
-        pixel.dv = fresh ? 0.0f : before[at.here + plane];
-        pixel.u = values(flow, at);
-        pixel.v = values(flow + plane, at);
-      }
-    };
-    load(0);
+    for (int i = 0; i < COLUMNS; ++i) {
+      columns.is_last[i] = x + 32 * i == right - 1;
+      columns.is_loaded[i] = x + 32 * i < right;
+      columns.is_written[i] = holds(x + 32 * i, first_x, last_x);
+    }
+    Place increments_of = increments_at(0), fixed_of = fixed_at(0), result = increments_at(0);
+    columns.load(true, strip.rows == 1);
     strip.for_steps([&](int step) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        int x = column + 32 * i, sorted = sorted_column(x, step, strip.half);
-        if (step >= strip.rows || x >= strip.columns) continue;
-        Pixel<CHANNELS>& pixel = ahead[i];
-        now.now[sorted] = pixel.du;
-        now.now[sorted + pitch] = pixel.dv;
-        float* out = constants.now + sorted;
-#pragma unroll
-        for (int k = 0; k < 7 * CHANNELS; ++k) out[k * pitch] = pixel.fixed[k];
-        bool at_first = left + x == 0, at_last = left + x == width - 1;
-        out[7 * CHANNELS * pitch] = laplacian(pixel.u, at_first, at_last, c);
-        out[(7 * CHANNELS + 1) * pitch] = laplacian(pixel.v, at_first, at_last, c);
+      if (step < strip.rows) {
+        int sorted = sorted_column(column, step, strip.half);
+        columns.store(increments_of.now + sorted, fixed_of.now + sorted, pitch, c);
+        increments_of.advance();
+        fixed_of.advance();
+        if (step + 1 < strip.rows) columns.load(false, step + 2 == strip.rows);
       }
-      now.advance();
-      constants.advance();
-      load(step + 1);
       int y = step - 1 - 2 * half_sweeps;
       if (y < 0) return;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        int x = left + column + 32 * i, sorted = sorted_column(column + 32 * i, y, strip.half);
-        if (top + y < first_y || top + y >= last_y || x < first_x || x >= last_x) continue;
-        increment[(top + y) * width + x] = done.now[sorted];
-        increment[plane + (top + y) * width + x] = done.now[sorted + pitch];
-      }
-      done.advance();
+      if (holds(top + y, first_y, last_y)) columns.write(result.now + sorted_column(column, y, strip.half), pitch);
+      result.advance();
     });
   }
 }

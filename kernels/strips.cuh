@@ -154,9 +154,73 @@ __device__ __forceinline__ void refresh_rows(const Strip& strip, int behind, Pla
   });
 }
 
-// What a strip needs of a pixel.
+// What is loaded of a pixel: what a refresh reads of it, its increment, and the flow there and around it.
 template <int CHANNELS>
 struct Pixel {
-  float fixed[7 * CHANNELS], du, dv;
-  Values u, v;
+  float fixed[7 * CHANNELS], increment[2];
+  Values flow[2];
+};
+
+// Loads one row of one or two columns, which are 32 apart, a step before it is stored; writes the result.
+template <int CHANNELS, int COLUMNS>
+struct Columns {
+  const float *tensor, *weight, *flow, *before;  // at the first column, in the row that is loaded next
+  float* result;                                 // there, in the row that is written next
+  int plane, width, fresh;
+  bool is_first, is_last[COLUMNS], is_loaded[COLUMNS], is_written[COLUMNS];
+  Pixel<CHANNELS> pixel[COLUMNS];
+
+  // One row further on. A missing neighbour above or below is the pixel itself; one beside it is not asked for.
+  __device__ __forceinline__ void load(bool is_top, bool is_bottom) {
+    if (!is_loaded[0]) return;
+    const auto read = [&](const float* from, int i) { return i == 0 || is_loaded[i] ? from[32 * i] : 0.0f; };
+#pragma unroll
+    for (int k = 0; k < 7 * CHANNELS; ++k) {
+      const float* from = k % 7 < 6 ? tensor + (k / 7 * 6 + k % 7) * plane : weight + k / 7 * plane;
+#pragma unroll
+      for (int i = 0; i < COLUMNS; ++i) pixel[i].fixed[k] = read(from, i);
+    }
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float *row = flow + k * plane, *below = is_bottom ? row : row + width;
+#pragma unroll
+      for (int i = 0; i < COLUMNS; ++i) {
+        pixel[i].increment[k] = fresh ? 0.0f : read(before + k * plane, i);
+        const Values old = pixel[i].flow[k];
+        pixel[i].flow[k] = {is_top ? read(row, i) : old.right, i == 0 && is_first ? 0.0f : read(row - 1, i),
+                            is_last[i] ? 0.0f : read(row + 1, i), is_top ? read(row, i) : old.here, read(below, i)};
+      }
+    }
+    tensor += width;
+    weight += width;
+    flow += width;
+    before += width;
+  }
+
+  __device__ __forceinline__ void store(float* increments, float* fixed, int pitch, Smoothness c) const {
+    if (!is_loaded[0]) return;
+    const auto put = [&](float* to, int i, float value) {
+      if (i == 0 || is_loaded[i]) to[16 * i] = value;
+    };
+#pragma unroll
+    for (int i = 0; i < COLUMNS; ++i) {
+#pragma unroll
+      for (int k = 0; k < 7 * CHANNELS; ++k) put(fixed + k * pitch, i, pixel[i].fixed[k]);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        put(increments + k * pitch, i, pixel[i].increment[k]);
+        put(fixed + (7 * CHANNELS + k) * pitch, i, laplacian(pixel[i].flow[k], i == 0 && is_first, is_last[i], c));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void write(const float* increments, int pitch) {
+#pragma unroll
+    for (int i = 0; i < COLUMNS; ++i) {
+      if (!is_written[i]) continue;
+      result[32 * i] = increments[16 * i];
+      result[plane + 32 * i] = increments[pitch + 16 * i];
+    }
+    result += width;
+  }
 };

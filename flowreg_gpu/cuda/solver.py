@@ -203,16 +203,17 @@ class _Run(NamedTuple):
         """Refreshes of psi, the start with psi = 1 among them."""
         return 1 + -(-self.more // lag)
 
-    def threads(self, columns: int, lag: int) -> int:
+    def threads(self, columns: int, channels: int, lag: int) -> int:
         """Threads that a strip with its halo needs, in whole warps; see the kernel."""
         quads = _strip_pitch(columns) // 8
-        relaxing = _whole_warps(quads * (self.first + self.more))
-        return 2 * relaxing + _whole_warps(2 * quads * self.refreshes(lag)) + _whole_warps(-(-columns // 2))
+        relaxing = 2 * _whole_warps(quads * (self.first + self.more))
+        refreshing = _whole_warps(2 * quads * self.refreshes(lag))
+        return relaxing + refreshing + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
 
     def most_columns(self, channels: int, lag: int, shared_memory: int) -> int:
         """Columns of the widest strip with its halo."""
         columns = shared_memory // (4 * self.floats(channels, lag)) // 8 * 8
-        while self.threads(columns, lag) > GROUP[0]:
+        while self.threads(columns, channels, lag) > GROUP[0]:
             columns -= 8
         return columns
 
@@ -278,7 +279,7 @@ def _relax_in_strips(level: _Level) -> Buffer:
         columns = min(strip_width + 2 * half_sweeps, width)
         level.device.kernel(FILE, f"relax_strips<{channels}>")(
             (strips, -(-height // strip_height), frames),
-            (run.threads(columns, level.relaxation.lag),),
+            (run.threads(columns, channels, level.relaxation.lag),),
             (
                 level.tensor,
                 level.weight,
