@@ -123,15 +123,15 @@ __global__ void __launch_bounds__(512, 1)
   const auto whole_warps = [](int count) { return (count + 31) / 32 * 32; };
   const int per_colour = whole_warps(quads * (first + more)), refreshing = 2 * per_colour;
   const int loading = refreshing + whole_warps(2 * quads * refreshes);
-  const int thread = threadIdx.x;
-  if (thread < refreshing) {
+  const int thread = threadIdx.x, first_of_warp = 32 * warp_number();
+  if (first_of_warp < refreshing) {
     int colour = thread / per_colour, item = thread - colour * per_colour;
     int half_sweep = 2 * (item / quads) + colour, i = 4 * (item % quads);
     int refresh = half_sweep < 2 * first ? 0 : 1 + (half_sweep - 2 * first) / (2 * lag);
     int behind = half_sweep < half_sweeps ? 2 + 2 * half_sweep : strip.steps + 1;
     int sorted = colour * strip.half + i;
     relax_rows(strip, behind, colour, i, increments_at(sorted), coefficients_at(refresh, sorted), c, 1.0f - omega);
-  } else if (thread < loading) {
+  } else if (first_of_warp < loading) {
     int item = thread - refreshing, refresh = item / (2 * quads), sorted = 4 * (item % (2 * quads));
     int behind = refresh < refreshes ? 1 + 2 * refreshed(refresh) : strip.steps;
     Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
