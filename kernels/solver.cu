@@ -89,6 +89,7 @@ __global__ void __launch_bounds__(512, 1)
                  const float* __restrict__ flow,    // (frames or 1, 2, height, width)
                  const float* __restrict__ before,  // (frames, 2, height, width), the increment so far; unused where fresh
                  int height, int width, int strip_height, int strip_width,  // without halo, even
+                 int pitch,                                                 // floats of a row, a multiple of 8
                  long long flow_stride, int fresh, int first, int more, int lag, float along, float across, float omega,
                  float first_constant, float first_factor, float first_power,  // psi before sweep 0
                  float constant, float factor, float power,                    // psi from then on
@@ -100,9 +101,8 @@ __global__ void __launch_bounds__(512, 1)
   const int first_y = blockIdx.y * strip_height, last_y = min(first_y + strip_height, height);
   const int left = max(first_x - half_sweeps, 0), right = min(last_x + half_sweeps, width);  // left and top are even
   const int top = max(first_y - half_sweeps, 0), bottom = min(last_y + half_sweeps, height);
-  const int quads = (right - left + 7) / 8;  // of a colour
-  const Strip strip = {bottom - top, right - left, 4 * quads, bottom - top + 2 * half_sweeps + 1};
-  const int pitch = strip.pitch();
+  const int quads = pitch / 8;  // of a colour
+  const Strip strip = {bottom - top, right - left, pitch, bottom - top + 2 * half_sweeps + 1};
   const Smoothness c = {along, across};
 
   // Refresh r comes before half-sweep refreshed(r).
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(512, 1)
     int half_sweep = 2 * (item / quads) + colour, i = 4 * (item % quads);
     int refresh = half_sweep < 2 * first ? 0 : 1 + (half_sweep - 2 * first) / (2 * lag);
     int behind = half_sweep < half_sweeps ? 2 + 2 * half_sweep : strip.steps + 1;
-    int sorted = colour * strip.half + i;
+    int sorted = colour * pitch / 2 + i;
     relax_rows(strip, behind, colour, i, increments_at(sorted), coefficients_at(refresh, sorted), c, 1.0f - omega);
   } else if (first_of_warp < loading) {
     int item = thread - refreshing, refresh = item / (2 * quads), sorted = 4 * (item % (2 * quads));
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(512, 1)
     columns.load(true, strip.rows == 1);
     strip.for_steps([&](int step) {
       if (step < strip.rows) {
-        int sorted = sorted_column(column, step, strip.half);
+        int sorted = sorted_column(column, step, pitch / 2);
         columns.store(increments_of.now + sorted, fixed_of.now + sorted, pitch, c);
         increments_of.advance();
         fixed_of.advance();
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(512, 1)
       }
       int y = step - 1 - 2 * half_sweeps;
       if (y < 0) return;
-      if (holds(top + y, first_y, last_y)) columns.write(result.now + sorted_column(column, y, strip.half), pitch);
+      if (holds(top + y, first_y, last_y)) columns.write(result.now + sorted_column(column, y, pitch / 2), pitch);
       result.advance();
     });
   }

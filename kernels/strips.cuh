@@ -30,8 +30,7 @@ struct Place {
 
 // A strip with its halo. The barrier of a step is met by all warps, each in the loop of its role.
 struct Strip {
-  int rows, columns, half, steps;
-  __device__ __forceinline__ int pitch() const { return 2 * half; }
+  int rows, columns, pitch, steps;
 
   template <typename Action>
   __device__ __forceinline__ void for_steps(Action action) const {
@@ -76,12 +75,11 @@ __device__ __forceinline__ void relax_quad(float* own, const float* below, const
 // are not the level's it spoils no more than the halo.
 __device__ __forceinline__ void relax_rows(const Strip& strip, int behind, int colour, int i, Place below,
                                            Place coefficients, Smoothness c, float keep) {
-  const int pitch = strip.pitch(), other = (1 - 2 * colour) * strip.half;
-  const bool is_last = i + 4 == strip.half;
-  const int before = i == 0 ? 0 : other - 1, after = is_last ? 3 : other + 4;
+  const int pitch = strip.pitch, other = colour == 0 ? pitch / 2 : -pitch / 2;
+  const int before = i == 0 ? 0 : other - 1, after = i + 4 >= (strip.columns + 1) / 2 ? 3 : other + 4;
   // Behind the last pixel of a row its own value has to lie, in the rows where that is of this colour.
   const int last = (strip.columns - 1) / 2 - i, behind_last = strip.columns / 2 - i;
-  const bool has_last = is_last && behind_last < 4;
+  const bool has_last = last >= 0 && behind_last < 4;
   float* own = below.now;
   Quad above[2], beside[2];
   strip.for_steps([&](int step) {
@@ -117,7 +115,7 @@ __device__ __forceinline__ void relax_rows(const Strip& strip, int behind, int c
 template <int CHANNELS>
 __device__ __forceinline__ void refresh_rows(const Strip& strip, int behind, Place fixed, Place increment,
                                              Place coefficients, Smoothness c, float omega, Psi psi) {
-  const int pitch = strip.pitch();
+  const int pitch = strip.pitch;
   strip.for_steps([&](int step) {
     if (step < behind || step >= behind + strip.rows) return;
     const Quad du = quad_at(increment.now), dv = quad_at(increment.now + pitch);

@@ -205,7 +205,7 @@ class _Run(NamedTuple):
 
     def threads(self, columns: int, channels: int, lag: int) -> int:
         """Threads that a strip with its halo needs, in whole warps; see the kernel."""
-        quads = _strip_pitch(columns) // 8
+        quads = -(-columns // 8)
         relaxing = 2 * _whole_warps(quads * (self.first + self.more))
         refreshing = _whole_warps(2 * quads * self.refreshes(lag))
         return relaxing + refreshing + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
@@ -217,10 +217,15 @@ class _Run(NamedTuple):
             columns -= 8
         return columns
 
+    def pitch(self, columns: int, channels: int, lag: int, shared_memory: int) -> int:
+        """Floats of a row: quads of both colours, four by four where that costs little.
 
-def _strip_pitch(columns: int) -> int:
-    """Floats of a row of a strip: quads of both colours."""
-    return -(-columns // 8) * 8
+        Neighbouring threads of different half-sweeps then seldom ask for the same banks of shared memory.
+        """
+        pitch, wide = -(-columns // 8) * 8, -(-columns // 32) * 32
+        fits = 4 * self.floats(channels, lag) * wide <= shared_memory
+        costs = self.threads(wide, channels, lag) - self.threads(pitch, channels, lag)
+        return wide if fits and costs == 0 else pitch
 
 
 def _whole_warps(threads: int) -> int:
@@ -277,9 +282,11 @@ def _relax_in_strips(level: _Level) -> Buffer:
         sections = -(-level.device.multiprocessors // (frames * strips))
         strip_height = max(-(-height // sections // 2) * 2, 4 * half_sweeps)
         columns = min(strip_width + 2 * half_sweeps, width)
+        lag = level.relaxation.lag
+        pitch = run.pitch(columns, channels, lag, level.device.shared_memory)
         level.device.kernel(FILE, f"relax_strips<{channels}>")(
             (strips, -(-height // strip_height), frames),
-            (run.threads(columns, channels, level.relaxation.lag),),
+            (run.threads(pitch, channels, lag),),
             (
                 level.tensor,
                 level.weight,
@@ -288,18 +295,19 @@ def _relax_in_strips(level: _Level) -> Buffer:
                 *level.size,
                 np.int32(strip_height),
                 np.int32(strip_width),
+                np.int32(pitch),
                 level.flow_stride,
                 np.int32(number == 0),
                 np.int32(run.first),
                 np.int32(run.more),
-                np.int32(level.relaxation.lag),
+                np.int32(lag),
                 *level.edge,
                 level.omega,
                 *(_NO_PSI if run.unweighted else level.psi_data),
                 *level.psi_data,
                 then,
             ),
-            shared_mem=4 * run.floats(channels, level.relaxation.lag) * _strip_pitch(columns),
+            shared_mem=4 * run.floats(channels, lag) * pitch,
         )
         now, then = then, now
     return now
