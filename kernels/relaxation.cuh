@@ -80,10 +80,8 @@ __device__ __forceinline__ Values values(const float* plane, const Stencil<ORDER
 
 // Sum over the edges of a pixel of weight times difference, where the smoothness is quadratic; first and last on its line.
 __device__ __forceinline__ float laplacian(const Values& of, bool first, bool last, Smoothness c) {
-  float across = c.across * (of.left - 2.0f * of.here + of.right);
-  if (first) return c.along * (of.after - of.here) + across;
-  if (last) return c.along * (of.before - of.here) + across;
-  return c.along * (of.before - 2.0f * of.here + of.after) + across;
+  float along = first ? of.after - of.here : last ? of.before - of.here : of.before - 2.0f * of.here + of.after;
+  return c.along * along + c.across * (of.left - 2.0f * of.here + of.right);
 }
 
 // The same in general.

@@ -80,8 +80,9 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
 // Shared memory holds, in rings of rows sorted by colour: the increment, for all half-sweeps; the coefficients of each refresh,
 // for those up to the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
 //
-// Every thread has one role from the first step to the last: to relax four pixels of a colour in one half-sweep, to refresh
-// four pixels, or to load two columns and to write their result.
+// Every thread has one role from the first step to the last (strips.cuh): to relax four pixels of a colour in one
+// half-sweep, to refresh four pixels, or to load one or two columns and to write their result. The block has as many
+// threads as that takes.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     relax_strips(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(512, 1)
                  float first_constant, float first_factor, float first_power,  // psi before sweep 0
                  float constant, float factor, float power,                    // psi from then on
                  float* __restrict__ increment) {  // (frames, 2, height, width)
-  constexpr int FIXED = 7 * CHANNELS + 2;       // floats of a pixel that a refresh reads
+  constexpr int FIXED = 7 * CHANNELS + 2;         // floats of a pixel that a refresh reads
   constexpr int COLUMNS = CHANNELS <= 2 ? 2 : 1;  // that a thread loads: more would not fit its registers
   const int plane = height * width, half_sweeps = 2 * (first + more), refreshes = 1 + (more + lag - 1) / lag;
   const int first_x = blockIdx.x * strip_width, last_x = min(first_x + strip_width, width);
@@ -105,7 +106,7 @@ __global__ void __launch_bounds__(512, 1)
   const Strip strip = {bottom - top, right - left, pitch, bottom - top + 2 * half_sweeps + 1};
   const Smoothness c = {along, across};
 
-  // Refresh r comes before half-sweep refreshed(r).
+  // The rings. Refresh r comes before half-sweep refreshed(r); its coefficients take two rows for each of its half-sweeps.
   const auto refreshed = [&](int refresh) {
     return refresh == 0 ? 0 : min(2 * (first + (refresh - 1) * lag), half_sweeps);
   };
@@ -115,11 +116,12 @@ __global__ void __launch_bounds__(512, 1)
   float* coefficients = fixed + fixed_rows * FIXED * pitch;
   const auto increments_at = [&](int sorted) { return Place(increments + sorted, 2 * pitch, increment_rows); };
   const auto fixed_at = [&](int sorted) { return Place(fixed + sorted, FIXED * pitch, fixed_rows); };
-  const auto coefficients_at = [&](int refresh, int sorted) {  // two rows for every half-sweep
-    int rows = 2 * refreshed(refresh), next_rows = 2 * refreshed(refresh + 1);
-    return Place(coefficients + rows * 5 * pitch + sorted, 5 * pitch, next_rows - rows);
+  const auto coefficients_at = [&](int refresh, int sorted) {
+    int first_row = 2 * refreshed(refresh), rows = 2 * refreshed(refresh + 1) - first_row;
+    return Place(coefficients + first_row * 5 * pitch + sorted, 5 * pitch, rows);
   };
 
+  // The roles. A warp has one, and those that relax one colour: all their pixels of a step have one parity.
   const auto whole_warps = [](int count) { return (count + 31) / 32 * 32; };
   const int per_colour = whole_warps(quads * (first + more)), refreshing = 2 * per_colour;
   const int loading = refreshing + whole_warps(2 * quads * refreshes);
@@ -135,12 +137,11 @@ __global__ void __launch_bounds__(512, 1)
     int item = thread - refreshing, refresh = item / (2 * quads), sorted = 4 * (item % (2 * quads));
     int behind = refresh < refreshes ? 1 + 2 * refreshed(refresh) : strip.steps;
     Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
-    refresh_rows<CHANNELS>(strip, behind, fixed_at(sorted), increments_at(sorted), coefficients_at(refresh, sorted), c, omega,
-                           psi);
+    refresh_rows<CHANNELS>(strip, behind, fixed_at(sorted), increments_at(sorted), coefficients_at(refresh, sorted), c,
+                           omega, psi);
   } else {
     const int column = COLUMNS * (thread - loading - thread % 32) + thread % 32, x = left + column;
     const long long frame = (long long)blockIdx.z * plane, at = (long long)top * width + x;
-    const auto holds = [&](int x, int begin, int end) { return x >= begin && x < end; };
     Columns<CHANNELS, COLUMNS> columns;
     columns.tensor = tensor + 6 * CHANNELS * frame + at;
     columns.weight = weight + at;
@@ -155,23 +156,10 @@ __global__ void __launch_bounds__(512, 1)
     for (int i = 0; i < COLUMNS; ++i) {
       columns.is_last[i] = x + 32 * i == right - 1;
       columns.is_loaded[i] = x + 32 * i < right;
-      columns.is_written[i] = holds(x + 32 * i, first_x, last_x);
+      columns.is_written[i] = x + 32 * i >= first_x && x + 32 * i < last_x;
     }
-    Place increments_of = increments_at(0), fixed_of = fixed_at(0), result = increments_at(0);
-    columns.load(true, strip.rows == 1);
-    strip.for_steps([&](int step) {
-      if (step < strip.rows) {
-        int sorted = sorted_column(column, step, pitch / 2);
-        columns.store(increments_of.now + sorted, fixed_of.now + sorted, pitch, c);
-        increments_of.advance();
-        fixed_of.advance();
-        if (step + 1 < strip.rows) columns.load(false, step + 2 == strip.rows);
-      }
-      int y = step - 1 - 2 * half_sweeps;
-      if (y < 0) return;
-      if (holds(top + y, first_y, last_y)) columns.write(result.now + sorted_column(column, y, pitch / 2), pitch);
-      result.advance();
-    });
+    load_and_write_rows(strip, columns, column, increments_at(0), fixed_at(0), 1 + 2 * half_sweeps, first_y - top,
+                        last_y - top, c);
   }
 }
 

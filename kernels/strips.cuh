@@ -1,10 +1,11 @@
 #pragma once
-// Strips of a level, whose rows flow through shared memory while many sweeps of the rule block pass over them: what the threads
-// of relax_strips do. Each has one role, and takes one row of the strip after the other, `behind` steps after it came.
+// What the threads of relax_strips do: rows of a strip flow through shared memory while many sweeps of the rule block pass
+// over them. Each thread has one role, and takes row after row, each `behind` steps after it came.
 //
-// Shared memory holds rings of rows sorted by colour, in which row y lies at y modulo the rows of the ring: so every thread
-// begins at the first, and goes on by a row at a step. All that is known of a pixel lies `pitch` apart. Rows and columns are
-// counted from the strip's first ones, of which both have colour 0.
+// Shared memory holds rings of rows sorted by colour. Row y lies at y modulo the rows of its ring, so that every thread
+// begins at the first and goes on by one at a step; what is known of a pixel lies `pitch` apart. Rows and columns are
+// counted from the strip's first ones, where colour 0 begins. The ends of a strip are treated as if they were the level's:
+// where they are not, this spoils no more than the halo.
 #include "sorted_rows.cuh"
 
 // Four pixels of one colour, read and written at once.
@@ -28,7 +29,8 @@ struct Place {
   }
 };
 
-// A strip with its halo. The barrier of a step is met by all warps, each in the loop of its role.
+// A strip with its halo. All warps meet after every step, each in the loop of its own role: the barrier counts warps, which
+// may come to it from different places (`barrier` in the PTX manual).
 struct Strip {
   int rows, columns, pitch, steps;
 
@@ -41,8 +43,9 @@ struct Strip {
   }
 };
 
-// Relaxes the quad `own` of a row. Above, beside and below it are the pixels of the other colour, of which those below alone
-// have to be read: a row later they lie beside. The one that is missing beside lies at `third`.
+// Relaxes the quad `own` of one row. Its neighbours have the other colour: of those above, beside and below it (u, v) the
+// last alone are read, as they lie beside the next row's quad and above the quad of the row after. The outer neighbour
+// beside it is at `third`.
 template <int PARITY>
 __device__ __forceinline__ void relax_quad(float* own, const float* below, const float* coefficients, int third, int pitch,
                                            Quad (&above)[2], Quad (&beside)[2], Smoothness c, float keep) {
@@ -71,13 +74,12 @@ __device__ __forceinline__ void relax_quad(float* own, const float* below, const
   quad_at(own + pitch) = here[1];
 }
 
-// One half-sweep of pixels i to i + 3 of a colour. A missing neighbour is the pixel itself: at the ends of the strip, where these
-// are not the level's it spoils no more than the halo.
+// One half-sweep of pixels i to i + 3 of a colour. A missing neighbour is the pixel itself.
 __device__ __forceinline__ void relax_rows(const Strip& strip, int behind, int colour, int i, Place below,
                                            Place coefficients, Smoothness c, float keep) {
   const int pitch = strip.pitch, other = colour == 0 ? pitch / 2 : -pitch / 2;
   const int before = i == 0 ? 0 : other - 1, after = i + 4 >= (strip.columns + 1) / 2 ? 3 : other + 4;
-  // Behind the last pixel of a row its own value has to lie, in the rows where that is of this colour.
+  // Behind the last pixel of a row, where that has this colour, its own value is put before it is read.
   const int last = (strip.columns - 1) / 2 - i, behind_last = strip.columns / 2 - i;
   const bool has_last = last >= 0 && behind_last < 4;
   float* own = below.now;
@@ -168,15 +170,17 @@ struct Columns {
   bool is_first, is_last[COLUMNS], is_loaded[COLUMNS], is_written[COLUMNS];
   Pixel<CHANNELS> pixel[COLUMNS];
 
-  // One row further on. A missing neighbour above or below is the pixel itself; one beside it is not asked for.
+  // One row further on. A missing neighbour is the pixel itself; behind the last column it is not asked for.
   __device__ __forceinline__ void load(bool is_top, bool is_bottom) {
     if (!is_loaded[0]) return;
     const auto read = [&](const float* from, int i) { return i == 0 || is_loaded[i] ? from[32 * i] : 0.0f; };
+    const float *j = tensor, *share = weight;
 #pragma unroll
     for (int k = 0; k < 7 * CHANNELS; ++k) {
-      const float* from = k % 7 < 6 ? tensor + (k / 7 * 6 + k % 7) * plane : weight + k / 7 * plane;
+      const float*& from = k % 7 < 6 ? j : share;
 #pragma unroll
       for (int i = 0; i < COLUMNS; ++i) pixel[i].fixed[k] = read(from, i);
+      from += plane;
     }
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
@@ -185,8 +189,9 @@ struct Columns {
       for (int i = 0; i < COLUMNS; ++i) {
         pixel[i].increment[k] = fresh ? 0.0f : read(before + k * plane, i);
         const Values old = pixel[i].flow[k];
-        pixel[i].flow[k] = {is_top ? read(row, i) : old.right, i == 0 && is_first ? 0.0f : read(row - 1, i),
-                            is_last[i] ? 0.0f : read(row + 1, i), is_top ? read(row, i) : old.here, read(below, i)};
+        const float here = is_top ? read(row, i) : old.right;
+        pixel[i].flow[k] = {here, i == 0 && is_first ? here : read(row - 1, i), is_last[i] ? 0.0f : read(row + 1, i),
+                            is_top ? here : old.here, read(below, i)};
       }
     }
     tensor += width;
@@ -207,7 +212,8 @@ struct Columns {
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         put(increments + k * pitch, i, pixel[i].increment[k]);
-        put(fixed + (7 * CHANNELS + k) * pitch, i, laplacian(pixel[i].flow[k], i == 0 && is_first, is_last[i], c));
+        // the first column is like the others: before - 2 here is exact where before is here
+        put(fixed + (7 * CHANNELS + k) * pitch, i, laplacian(pixel[i].flow[k], false, is_last[i], c));
       }
     }
   }
@@ -222,3 +228,26 @@ struct Columns {
     result += width;
   }
 };
+
+// Loads rows of columns, and writes those of [first, last), which are done `behind` steps after they came.
+template <int CHANNELS, int COLUMNS>
+__device__ __forceinline__ void load_and_write_rows(const Strip& strip, Columns<CHANNELS, COLUMNS>& columns, int column,
+                                                    Place increment, Place fixed, int behind, int first, int last,
+                                                    Smoothness c) {
+  const int half = strip.pitch / 2;
+  Place result = increment;
+  columns.load(true, strip.rows == 1);
+  strip.for_steps([&](int step) {
+    if (step < strip.rows) {
+      const int sorted = sorted_column(column, step, half);
+      columns.store(increment.now + sorted, fixed.now + sorted, strip.pitch, c);
+      increment.advance();
+      fixed.advance();
+      if (step + 1 < strip.rows) columns.load(false, step + 2 == strip.rows);
+    }
+    const int y = step - behind;
+    if (y < 0) return;
+    if (y >= first && y < last) columns.write(result.now + sorted_column(column, y, half), strip.pitch);
+    result.advance();
+  });
+}
