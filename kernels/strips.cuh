@@ -60,7 +60,7 @@ __device__ __forceinline__ void relax_quad(float* own, const float* below, const
     for (int i = 0; i < 4; ++i) {
       float before = PARITY == 1 ? beside[k].at[i] : i == 0 ? outside : beside[k].at[i - 1];
       float after = PARITY == 0 ? beside[k].at[i] : i == 3 ? outside : beside[k].at[i + 1];
-      around[k].at[i] = weighted_sum(before, after, above[k].at[i], next.at[i], c) + right_side.at[i];
+      around[k].at[i] = weighted_sum(before, after, above[k].at[i], next.at[i], c, right_side.at[i]);
     }
     above[k] = beside[k];
     beside[k] = next;

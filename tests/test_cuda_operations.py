@@ -1,7 +1,7 @@
 """The operations on the emulated device against their CPU twins.
 
-The kernels are compiled without contraction to fused multiply-adds, as the CPU's are, and sum in the same order: the
-two agree to the last bit.
+The kernels are compiled without contraction to fused multiply-adds, as the CPU's are, write the same ones and sum in
+the same order: the two agree to the last bit.
 """
 
 import numpy as np
