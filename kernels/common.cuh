@@ -16,6 +16,9 @@ extern __shared__ __align__(16) double shared_memory[];
 __device__ __forceinline__ int pixel_x() { return blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ int pixel_y() { return blockIdx.y * blockDim.y + threadIdx.y; }
 
+// Number of this thread's warp in a block of one dimension, as something of which the compiler knows that the warp agrees.
+__device__ __forceinline__ int warp_number() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / 32, 0); }
+
 // Replicated border, which is also the half-sample symmetric one for a distance of one pixel: 0 0 | 0 1 2.
 __device__ __forceinline__ int clamped(int index, int size) { return min(max(index, 0), size - 1); }
 

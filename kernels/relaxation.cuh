@@ -75,7 +75,25 @@ struct Edges {
         right(c.across * 0.5f * (psi[at.here] + psi[at.right])) {}
 };
 
-// Sum over the edges of a pixel of weight times difference.
+// A pixel and its neighbours.
+struct Values {
+  float here, before, after, left, right;
+};
+
+template <bool ORDERED>
+__device__ __forceinline__ Values values(const float* plane, const Stencil<ORDERED>& at) {
+  return {plane[at.here], plane[at.before], plane[at.after], plane[at.left], plane[at.right]};
+}
+
+// Sum over the edges of a pixel of weight times difference, where the smoothness is quadratic; first and last on its line.
+__device__ __forceinline__ float laplacian(const Values& of, bool first, bool last, Smoothness c) {
+  float along = first  ? of.after - of.here
+                : last ? of.before - of.here
+                       : fmaf(-2.0f, of.here, of.before) + of.after;
+  return fmaf(c.along, along, c.across * (fmaf(-2.0f, of.here, of.left) + of.right));
+}
+
+// The same in general.
 template <bool ORDERED, bool ROBUST>
 __device__ __forceinline__ float laplacian(const float* plane, const float* psi, const Stencil<ORDERED>& at,
                                            Smoothness c) {
@@ -85,10 +103,7 @@ __device__ __forceinline__ float laplacian(const float* plane, const float* psi,
     float along = fmaf(edge.after, plane[at.after] - here, edge.before * (plane[at.before] - here));
     return fmaf(edge.right, plane[at.right] - here, fmaf(edge.left, plane[at.left] - here, along));
   }
-  float across = c.across * (fmaf(-2.0f, here, plane[at.left]) + plane[at.right]);
-  if (at.first) return fmaf(c.along, plane[at.after] - here, across);
-  if (at.last) return fmaf(c.along, plane[at.before] - here, across);
-  return fmaf(c.along, fmaf(-2.0f, here, plane[at.before]) + plane[at.after], across);
+  return laplacian(values(plane, at), at.first, at.last, c);
 }
 
 // Data term of a pixel, summed over the channels, and right-hand sides of u and v.
@@ -176,8 +191,13 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
 }
 
 // Right-hand side of a pixel and the weighted sum of its neighbours, where the smoothness is quadratic.
+__device__ __forceinline__ float weighted_sum(float before, float after, float left, float right, Smoothness c,
+                                              float right_side) {
+  return fmaf(c.along, before + after, fmaf(c.across, left + right, right_side));
+}
+
 __device__ __forceinline__ float weighted_sum(const float* now, const Neighbours& at, Smoothness c, float right_side) {
-  return fmaf(c.along, now[at.before] + now[at.after], fmaf(c.across, now[at.left] + now[at.right], right_side));
+  return weighted_sum(now[at.before], now[at.after], now[at.left], now[at.right], c, right_side);
 }
 
 // u and v of one pixel by the rule block, from the right-hand sides.

@@ -12,7 +12,7 @@
 // - sor: over-relaxed Gauss-Seidel in lexicographic order, u first, v with the new u of its pixel. A pixel (x, y) of sweep k
 //   needs what was done at smaller x + y + 2k alone, so that all pixels of equal t = x + y + 2k are relaxed at once; one
 //   block of threads a frame follows that wave, and several sweeps are under way at a time.
-#include "sorted_rows.cuh"
+#include "strips.cuh"
 
 // Launch: blockIdx.z = frame; thread (x, y): the coefficients of one pixel, with psi of the present increment.
 template <int CHANNELS, bool ORDERED, bool ROBUST>
@@ -79,115 +79,87 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
 //
 // Shared memory holds, in rings of rows sorted by colour: the increment, for all half-sweeps; the coefficients of each refresh,
 // for those up to the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
+//
+// Every thread has one role from the first step to the last (strips.cuh): to relax four pixels of a colour in one
+// half-sweep, to refresh four pixels, or to load one or two columns and to write their result. The block has as many
+// threads as that takes.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     relax_strips(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,  // (CHANNELS, height, width)
                  const float* __restrict__ flow,    // (frames or 1, 2, height, width)
                  const float* __restrict__ before,  // (frames, 2, height, width), the increment so far; unused where fresh
-                 int height, int width, int strip_height, int strip_width,  // without halo; strip_width is even
+                 int height, int width, int strip_height, int strip_width,  // without halo, even
+                 int pitch,                                                 // floats of a row, a multiple of 8
                  long long flow_stride, int fresh, int first, int more, int lag, float along, float across, float omega,
                  float first_constant, float first_factor, float first_power,  // psi before sweep 0
                  float constant, float factor, float power,                    // psi from then on
                  float* __restrict__ increment) {  // (frames, 2, height, width)
-  constexpr int FIXED = 7 * CHANNELS + 2;  // floats of a pixel that a refresh reads
+  constexpr int FIXED = 7 * CHANNELS + 2;         // floats of a pixel that a refresh reads
+  constexpr int COLUMNS = CHANNELS <= 2 ? 2 : 1;  // that a thread loads: more would not fit its registers
   const int plane = height * width, half_sweeps = 2 * (first + more), refreshes = 1 + (more + lag - 1) / lag;
   const int first_x = blockIdx.x * strip_width, last_x = min(first_x + strip_width, width);
   const int first_y = blockIdx.y * strip_height, last_y = min(first_y + strip_height, height);
-  const int left = max(first_x - half_sweeps, 0), right = min(last_x + half_sweeps, width);  // left is even
+  const int left = max(first_x - half_sweeps, 0), right = min(last_x + half_sweeps, width);  // left and top are even
   const int top = max(first_y - half_sweeps, 0), bottom = min(last_y + half_sweeps, height);
-  const int half = half_of(right - left), pitch = 2 * half, pairs = half / 2;
+  const int quads = pitch / 8;  // of a colour
+  const Strip strip = {bottom - top, right - left, pitch, bottom - top + 2 * half_sweeps + 1};
   const Smoothness c = {along, across};
-  tensor += (long long)blockIdx.z * CHANNELS * 6 * plane;
-  flow += blockIdx.z * flow_stride;
-  before += (long long)blockIdx.z * 2 * plane;
-  increment += (long long)blockIdx.z * 2 * plane;
 
-  // Refresh r comes before half-sweep refreshed(r). Rows are counted by the floats that they take in a ring.
-  const auto refreshed = [&](int refresh) { return refresh == 0 ? 0 : 2 * (first + (refresh - 1) * lag); };
-  const int size = (2 * half_sweeps + 2) * pitch, line = 5 * pitch, lines = 4 * lag * line;
-  const int fixed_line = FIXED * pitch, fixed_lines = (2 * refreshed(refreshes - 1) + 2) * fixed_line;
-  float* du = (float*)shared_memory;
-  float* dv = du + size;
-  float* coefficients = dv + size;                    // a ring of `lines` for every refresh
-  float* fixed = coefficients + refreshes * lines;  // of `fixed_lines`
-  const auto wrapped = [](int row, int ring) { return row < 0 ? row + ring : row; };
-  const auto next = [](int row, int step, int ring) { return row + step == ring ? 0 : row + step; };
+  // The rings. Refresh r comes before half-sweep refreshed(r); its coefficients take two rows for each of its half-sweeps.
+  const auto refreshed = [&](int refresh) {
+    return refresh == 0 ? 0 : min(2 * (first + (refresh - 1) * lag), half_sweeps);
+  };
+  const int increment_rows = 2 * half_sweeps + 2, fixed_rows = 2 * refreshed(refreshes - 1) + 2;
+  float* increments = (float*)shared_memory;
+  float* fixed = increments + increment_rows * 2 * pitch;
+  float* coefficients = fixed + fixed_rows * FIXED * pitch;
+  const auto increments_at = [&](int sorted) { return Place(increments + sorted, 2 * pitch, increment_rows); };
+  const auto fixed_at = [&](int sorted) { return Place(fixed + sorted, FIXED * pitch, fixed_rows); };
+  const auto coefficients_at = [&](int refresh, int sorted) {
+    int first_row = 2 * refreshed(refresh), rows = 2 * refreshed(refresh + 1) - first_row;
+    return Place(coefficients + first_row * 5 * pitch + sorted, 5 * pitch, rows);
+  };
 
-  // At every step, the threads share out: columns to load, pairs of pixels to refresh, pairs to relax, columns to write, each
-  // beginning with a warp of its own. Where the step is in each ring says where a row lies.
+  // The roles. A warp has one, and those that relax one colour: all their pixels of a step have one parity.
   const auto whole_warps = [](int count) { return (count + 31) / 32 * 32; };
-  const int refreshing = whole_warps(right - left), relaxing = refreshing + whole_warps(2 * pairs * refreshes);
-  const int writing = relaxing + whole_warps(pairs * half_sweeps), parts = writing + last_x - first_x;
-  const Divisor per_refresh(2 * pairs), per_half_sweep(pairs), per_lag(2 * lag);
-  int step_row = 0, step_fixed = 0, step_first = 0, step_later = (4 * lag - 4 * first) % (4 * lag) * line;
-  for (int step = 0; step <= bottom - top + 2 * half_sweeps; ++step) {
-    for (int part = threadIdx.x; part < parts; part += blockDim.x) {
-      if (part < refreshing) {
-        int x = left + part, y = top + step;
-        if (x >= right || y >= bottom) continue;
-        Stencil<false> at(x, y, height, width);
-        int sorted = sorted_column(part, y, half);
-        du[step_row + sorted] = fresh ? 0.0f : before[at.here];
-        dv[step_row + sorted] = fresh ? 0.0f : before[plane + at.here];
-        float* out = fixed + step_fixed + sorted;
-        const float *j = tensor + at.here, *share = weight + at.here;
+  const int per_colour = whole_warps(quads * (first + more)), refreshing = 2 * per_colour;
+  const int loading = refreshing + whole_warps(2 * quads * refreshes);
+  const int thread = threadIdx.x, first_of_warp = 32 * warp_number();
+  if (first_of_warp < refreshing) {
+    int colour = thread / per_colour, item = thread - colour * per_colour;
+    int half_sweep = 2 * (item / quads) + colour, i = 4 * (item % quads);
+    int refresh = half_sweep < 2 * first ? 0 : 1 + (half_sweep - 2 * first) / (2 * lag);
+    int behind = half_sweep < half_sweeps ? 2 + 2 * half_sweep : strip.steps + 1;
+    int sorted = colour * pitch / 2 + i;
+    relax_rows(strip, behind, colour, i, increments_at(sorted), coefficients_at(refresh, sorted), c, 1.0f - omega);
+  } else if (first_of_warp < loading) {
+    int item = thread - refreshing, refresh = item / (2 * quads), sorted = 4 * (item % (2 * quads));
+    int behind = refresh < refreshes ? 1 + 2 * refreshed(refresh) : strip.steps;
+    Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
+    refresh_rows<CHANNELS>(strip, behind, fixed_at(sorted), increments_at(sorted), coefficients_at(refresh, sorted), c,
+                           omega, psi);
+  } else {
+    const int column = COLUMNS * (thread - loading - thread % 32) + thread % 32, x = left + column;
+    const long long frame = (long long)blockIdx.z * plane, at = (long long)top * width + x;
+    Columns<CHANNELS, COLUMNS> columns;
+    columns.tensor = tensor + 6 * CHANNELS * frame + at;
+    columns.weight = weight + at;
+    columns.flow = flow + blockIdx.z * flow_stride + at;
+    columns.before = before + 2 * frame + at;
+    columns.result = increment + 2 * frame + at + (long long)(first_y - top) * width;
+    columns.plane = plane;
+    columns.width = width;
+    columns.fresh = fresh;
+    columns.is_first = column == 0;
 #pragma unroll
-        for (int k = 0; k < 6 * CHANNELS; ++k, j += plane, out += pitch) *out = *j;
-#pragma unroll
-        for (int k = 0; k < CHANNELS; ++k, share += plane, out += pitch) *out = *share;
-        out[0] = laplacian<false, false>(flow, flow, at, c);
-        out[pitch] = laplacian<false, false>(flow + plane, flow, at, c);
-      } else if (part < relaxing) {
-        int refresh = per_refresh.quotient(part - refreshing), sorted = 2 * per_refresh.remainder(part - refreshing);
-        int ahead = 1 + 2 * refreshed(refresh), y = top + step - ahead;
-        if (refresh >= refreshes || y < top || y >= bottom) continue;
-        int here = wrapped(step_row - ahead * pitch, size) + sorted;
-        int to = wrapped((refresh == 0 ? step_first : step_later) - line, lines) + refresh * lines + sorted;
-        const float* in = fixed + wrapped(step_fixed - ahead * fixed_line, fixed_lines) + sorted;
-        Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
-        float first_fixed[FIXED], second_fixed[FIXED];
-#pragma unroll
-        for (int k = 0; k < FIXED; ++k, in += pitch) {
-          const Pair both = pair_at(in, 0);
-          first_fixed[k] = both.first;
-          second_fixed[k] = both.second;
-        }
-        Pair u = pair_at(du, here), v = pair_at(dv, here);
-        const auto folded = [&](const float* values, float now_u, float now_v) {
-          System sum = {0.0f, 0.0f, 0.0f, values[7 * CHANNELS], values[7 * CHANNELS + 1]};
-          add_data<CHANNELS>(values, values + 6 * CHANNELS, 1, now_u, now_v, psi, sum);
-          return invert(sum, 2.0f * (c.along + c.across), omega);
-        };
-        const Coefficients a = folded(first_fixed, u.first, v.first), b = folded(second_fixed, u.second, v.second);
-        pair_at(coefficients, to) = {a.k0, b.k0};
-        pair_at(coefficients, to + pitch) = {a.k1, b.k1};
-        pair_at(coefficients, to + 2 * pitch) = {a.k2, b.k2};
-        pair_at(coefficients, to + 3 * pitch) = {a.bu, b.bu};
-        pair_at(coefficients, to + 4 * pitch) = {a.bv, b.bv};
-      } else if (part < writing) {
-        int half_sweep = per_half_sweep.quotient(part - relaxing), i = 2 * per_half_sweep.remainder(part - relaxing);
-        int ahead = 2 + 2 * half_sweep, y = top + step - ahead, colour = half_sweep % 2, parity = (y + colour) % 2;
-        if (half_sweep >= half_sweeps || y < top || y >= bottom) continue;
-        int row = wrapped(step_row - ahead * pitch, size);
-        int later = half_sweep - 2 * first, refresh = later < 0 ? 0 : 1 + per_lag.quotient(later);
-        int from = (refresh == 0 ? step_first : step_later) - (ahead - 2 * refreshed(refresh)) * line;
-        relax_pair(du, dv, coefficients + wrapped(from, lines) + refresh * lines + colour * half + i, pitch, row,
-                   y == 0 ? -1 : wrapped(row - pitch, size), y == height - 1 ? -1 : next(row, pitch, size), half, colour,
-                   i, parity, left + 2 * i + parity, width - 1, c, omega);
-      } else {
-        int x = first_x + part - writing, y = top + step - 1 - 2 * half_sweeps;
-        if (y < first_y || y >= last_y) continue;
-        int here = wrapped(step_row - (1 + 2 * half_sweeps) * pitch, size) + sorted_column(x - left, y, half);
-        increment[y * width + x] = du[here];
-        increment[plane + y * width + x] = dv[here];
-      }
+    for (int i = 0; i < COLUMNS; ++i) {
+      columns.is_last[i] = x + 32 * i == right - 1;
+      columns.is_loaded[i] = x + 32 * i < right;
+      columns.is_written[i] = x + 32 * i >= first_x && x + 32 * i < last_x;
     }
-    __syncthreads();
-    step_row = next(step_row, pitch, size);
-    step_fixed = next(step_fixed, fixed_line, fixed_lines);
-    step_first = next(step_first, line, lines);
-    step_later = next(step_later, line, lines);
+    load_and_write_rows(strip, columns, column, increments_at(0), fixed_at(0), 1 + 2 * half_sweeps, first_y - top,
+                        last_y - top, c);
   }
 }
 

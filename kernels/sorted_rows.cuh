@@ -17,7 +17,7 @@ __device__ __forceinline__ Pair pair_at(const float* line, int index) { return *
 // Half of the pixels of a row of so many columns.
 __device__ __forceinline__ int half_of(int columns) { return (columns + 3) / 4 * 2; }
 
-__device__ __forceinline__ int sorted_column(int x, int y, int half) { return (x + y) % 2 * half + x / 2; }
+__device__ __forceinline__ int sorted_column(int x, int y, int half) { return ((x + y) & 1) * half + x / 2; }
 
 // Pixels i and i + 1 of a colour by the rule block, with quadratic smoothness. `row`, `above` and `below` are where these rows
 // begin in du and dv, below 0 where there is none; the coefficients lie `stride` apart. `x` is the

@@ -286,8 +286,11 @@ def test_strips_move_few_bytes(width):
         halo = 2 * (run.first + run.more)
         read = 6 + 2 + (2 if number else 0)  # tensor, flow, increment
         nbytes += 4 * (read * (1 + inner_edges * halo / width) + 2)
-        row = -(-min(strip + 2 * halo, width) // 4) * 4
-        assert 4 * run.floats(1, relaxation.lag) * row <= shared_memory
+        columns = min(strip + 2 * halo, width)
+        pitch = run.pitch(columns, 1, relaxation.lag, shared_memory)
+        assert pitch >= columns
+        assert 4 * run.floats(1, relaxation.lag) * pitch <= shared_memory
+        assert run.threads(pitch, 1, relaxation.lag) <= solver.GROUP[0]
     assert nbytes / relaxation.sweeps < 12
 
 
@@ -305,7 +308,11 @@ def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
         refreshed = done + 1 if done or lag == 1 else lag  # the first sweep, counted from 1, with a psi of its own
         assert refreshed % lag == 0
         assert run.unweighted == (done == 0 and lag > 1)
-        assert 4 * run.floats(channels, lag) * (strip + 4 * (run.first + run.more)) <= solver.SHARED_MEMORY
+        columns = strip + 4 * (run.first + run.more)
+        pitch = run.pitch(columns, channels, lag, solver.SHARED_MEMORY)
+        assert pitch >= columns
+        assert 4 * run.floats(channels, lag) * pitch <= solver.SHARED_MEMORY
+        assert run.threads(pitch, channels, lag) <= solver.GROUP[0]
         done += run.first + run.more
 
 

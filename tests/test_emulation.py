@@ -132,6 +132,19 @@ def test_vote_holds_from_barrier_to_barrier(device):
     np.testing.assert_array_equal(device.to_host(out), np.full((7, 3), 6))
 
 
+def test_shuffle_within_a_warp(device):
+    text = """
+    __global__ void shift(int* out) {
+      int thread = threadIdx.y * blockDim.x + threadIdx.x, other = __shfl_sync(0xffffffffu, thread, 5);
+      out[thread] = 100 * other + __shfl_sync(0xffffffffu, thread, (thread + 1) % 32);
+    }
+    """
+    out = device.empty((64,), np.int32)
+    device.kernel_from_text(text, "shift")((1,), (16, 4), (out,))
+    thread = np.arange(64)
+    np.testing.assert_array_equal(device.to_host(out), thread // 32 * 32 * 101 + 500 + (thread + 1) % 32)
+
+
 def test_missing_barrier_shows_in_the_reversed_order():
     device = EmulatedDevice(order="both")
     line = np.arange(64, dtype=np.float32)

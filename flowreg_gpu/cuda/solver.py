@@ -194,10 +194,42 @@ class _Run(NamedTuple):
 
     def floats(self, channels: int, lag: int) -> int:
         """Floats that a strip needs for each column; see the kernel."""
-        half_sweeps, refreshes = 2 * (self.first + self.more), 1 + -(-self.more // lag)
+        half_sweeps, refreshes = 2 * (self.first + self.more), self.refreshes(lag)
         last_refresh = 2 * (self.first + (refreshes - 2) * lag) if refreshes > 1 else 0
-        increment, coefficients, fixed = 2 * half_sweeps + 2, refreshes * 4 * lag, 2 * last_refresh + 2  # rows
+        increment, coefficients, fixed = 2 * half_sweeps + 2, 2 * half_sweeps, 2 * last_refresh + 2  # rows
         return 2 * increment + 5 * coefficients + (7 * channels + 2) * fixed
+
+    def refreshes(self, lag: int) -> int:
+        """Refreshes of psi, the start with psi = 1 among them."""
+        return 1 + -(-self.more // lag)
+
+    def threads(self, columns: int, channels: int, lag: int) -> int:
+        """Threads that a strip with its halo needs, in whole warps; see the kernel."""
+        quads = -(-columns // 8)
+        relaxing = 2 * _whole_warps(quads * (self.first + self.more))
+        refreshing = _whole_warps(2 * quads * self.refreshes(lag))
+        return relaxing + refreshing + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
+
+    def most_columns(self, channels: int, lag: int, shared_memory: int) -> int:
+        """Columns of the widest strip with its halo."""
+        columns = shared_memory // (4 * self.floats(channels, lag)) // 8 * 8
+        while self.threads(columns, channels, lag) > GROUP[0]:
+            columns -= 8
+        return columns
+
+    def pitch(self, columns: int, channels: int, lag: int, shared_memory: int) -> int:
+        """Floats of a row: quads of both colours, four by four where that costs little.
+
+        Neighbouring threads of different half-sweeps then seldom ask for the same banks of shared memory.
+        """
+        pitch, wide = -(-columns // 8) * 8, -(-columns // 32) * 32
+        fits = 4 * self.floats(channels, lag) * wide <= shared_memory
+        costs = self.threads(wide, channels, lag) - self.threads(pitch, channels, lag)
+        return wide if fits and costs == 0 else pitch
+
+
+def _whole_warps(threads: int) -> int:
+    return -(-threads // 32) * 32
 
 
 def _schedule(relaxation: Relaxation, refreshes: int) -> list[_Run]:
@@ -217,7 +249,7 @@ def _widest_strip(width: int, channels: int, lag: int, schedule: list[_Run], sha
     """Columns of a strip without its halo: an even number, or all."""
     widest = width
     for run in schedule:
-        columns = shared_memory // (4 * run.floats(channels, lag)) // 4 * 4
+        columns = run.most_columns(channels, lag, shared_memory)
         if columns < width:
             widest = min(widest, columns - 4 * (run.first + run.more))
     return widest
@@ -248,11 +280,13 @@ def _relax_in_strips(level: _Level) -> Buffer:
     for number, run in enumerate(schedule):
         half_sweeps = 2 * (run.first + run.more)
         sections = -(-level.device.multiprocessors // (frames * strips))
-        strip_height = max(-(-height // sections), 4 * half_sweeps)
+        strip_height = max(-(-height // sections // 2) * 2, 4 * half_sweeps)
         columns = min(strip_width + 2 * half_sweeps, width)
+        lag = level.relaxation.lag
+        pitch = run.pitch(columns, channels, lag, level.device.shared_memory)
         level.device.kernel(FILE, f"relax_strips<{channels}>")(
             (strips, -(-height // strip_height), frames),
-            GROUP,
+            (run.threads(pitch, channels, lag),),
             (
                 level.tensor,
                 level.weight,
@@ -261,18 +295,19 @@ def _relax_in_strips(level: _Level) -> Buffer:
                 *level.size,
                 np.int32(strip_height),
                 np.int32(strip_width),
+                np.int32(pitch),
                 level.flow_stride,
                 np.int32(number == 0),
                 np.int32(run.first),
                 np.int32(run.more),
-                np.int32(level.relaxation.lag),
+                np.int32(lag),
                 *level.edge,
                 level.omega,
                 *(_NO_PSI if run.unweighted else level.psi_data),
                 *level.psi_data,
                 then,
             ),
-            shared_mem=4 * run.floats(channels, level.relaxation.lag) * sorted_width(columns),
+            shared_mem=4 * run.floats(channels, lag) * pitch,
         )
         now, then = then, now
     return now

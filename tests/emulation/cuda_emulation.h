@@ -720,3 +720,15 @@ inline void __syncthreads(const char *file = __builtin_FILE(), int line = __buil
 inline int __syncthreads_or(int predicate, const char *file = __builtin_FILE(), int line = __builtin_LINE()) {
   return emulation::barrier(predicate, file, line) != 0;
 }
+
+// What thread `lane` of this one's warp holds. All threads of the block must take part, not those of the mask alone.
+template <class T>
+inline T __shfl_sync(unsigned, T value, int lane, const char *file = __builtin_FILE(), int line = __builtin_LINE()) {
+  static T values[emulation::most_threads];
+  unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  values[thread] = value;
+  emulation::barrier(0, file, line);
+  T result = values[thread / 32 * 32 + lane];
+  emulation::barrier(0, file, line);
+  return result;
+}
