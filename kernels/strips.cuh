@@ -29,8 +29,16 @@ struct Place {
   }
 };
 
-// A strip with its halo. All warps meet after every step, each in the loop of its own role: the barrier counts warps, which
-// may come to it from different places (`barrier` in the PTX manual).
+// Barrier to which the threads of a block may come from different places in the text, as PTX's `barrier` allows them to.
+__device__ __forceinline__ void meet() {
+#ifdef __CUDA_ARCH__
+  asm volatile("barrier.sync 0;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+
+// A strip with its halo. All threads meet after every step, each in the loop of its own role.
 struct Strip {
   int rows, columns, pitch, steps;
 
@@ -38,7 +46,7 @@ struct Strip {
   __device__ __forceinline__ void for_steps(Action action) const {
     for (int step = 0; step < steps; ++step) {
       action(step);
-      __syncthreads();
+      meet();
     }
   }
 };
