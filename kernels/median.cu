@@ -1,7 +1,7 @@
 // Sum of a flow and an increment with a 5x5 median (median.cuh).
 #include "median.cuh"
 
-const int TILE_WIDTH = 32, TILE_HEIGHT = 14;  // 36 x 14 columns: just under two for each of 256 threads
+const int TILE_WIDTH = 32, TILE_HEIGHT = 14;  // 36 x 7 pairs of columns: just under one for each of 256 threads
 
 // Launch: blocks of 256 threads, blockIdx = tile (x, y) and frame * 2 + component; shared memory for five floats a column.
 // height, width >= 3.

@@ -8,8 +8,9 @@
 // (i + 1)-th, of the next. So five of the 13 are surely below the middle one of diagonal 4, five above it, and the median is
 // the middle one of that, the largest of diagonal 3 and the smallest of diagonal 5.
 //
-// A column of five pixels is sorted once, in shared memory, for the five windows beside each other that hold it; two windows
-// beside each other sort the ranks of their four common columns once.
+// A column of five pixels is sorted once, in shared memory, for the five windows beside each other that hold it. What two
+// neighbours have in common is sorted once: four pixels of two columns above each other, and the ranks of four columns of
+// two windows beside each other; the fifth is put in its place.
 #include "common.cuh"
 
 __device__ __forceinline__ void order(float& a, float& b) {
@@ -21,18 +22,6 @@ __device__ __forceinline__ void order(float& a, float& b) {
 __device__ __forceinline__ void sort4(float* v) {
   order(v[0], v[1]);
   order(v[2], v[3]);
-  order(v[0], v[2]);
-  order(v[1], v[3]);
-  order(v[1], v[2]);
-}
-
-__device__ __forceinline__ void sort5(float* v) {
-  order(v[0], v[1]);
-  order(v[3], v[4]);
-  order(v[2], v[4]);
-  order(v[2], v[3]);
-  order(v[1], v[4]);
-  order(v[0], v[3]);
   order(v[0], v[2]);
   order(v[1], v[3]);
   order(v[1], v[2]);
@@ -66,6 +55,15 @@ __device__ __forceinline__ float median25(const float (*ranks)[4], const float* 
   return median3(low, middle, high);
 }
 
+// Four sorted values and one more, in order, `step` apart.
+__device__ __forceinline__ void put_sorted(const float* sorted, float more, float* out, int step) {
+  out[0] = placed<0>(sorted, more);
+  out[step] = placed<1>(sorted, more);
+  out[2 * step] = placed<2>(sorted, more);
+  out[3 * step] = placed<3>(sorted, more);
+  out[4 * step] = placed<4>(sorted, more);
+}
+
 struct __align__(8) TwoColumns {
   float first, second;
 };
@@ -80,19 +78,20 @@ __device__ __forceinline__ void add_smoothed_tile(const float* flow, const float
   float* sorted = reinterpret_cast<float*>(shared_memory);  // (5 ranks, tile_height, columns)
   const Divisor per_row(columns), per_line(pairs);
 
-  // 1. sort the columns
-  for (int column = threadIdx.x; column < size; column += blockDim.x) {
-    int x = x0 + per_row.remainder(column) - 2, y = y0 + per_row.quotient(column);
+  // 1. sort two columns above each other
+  for (int item = threadIdx.x; item < (tile_height + 1) / 2 * columns; item += blockDim.x) {
+    const int row = 2 * per_row.quotient(item), column = per_row.remainder(item), x = x0 + column - 2, y = y0 + row;
     if (x >= width + 2 || y >= height) continue;
-    float v[5];
+    const int from = mirrored(x, width);
+    float v[6];
 #pragma unroll
-    for (int k = 0; k < 5; ++k) {
-      long long pixel = (long long)mirrored(y + k - 2, height) * width + mirrored(x, width);
+    for (int k = 0; k < 6; ++k) {
+      const int pixel = mirrored(min(y + k - 2, height + 1), height) * width + from;
       v[k] = sum_first ? flow[pixel] + increment[pixel] : increment[pixel];
     }
-    sort5(v);
-#pragma unroll
-    for (int k = 0; k < 5; ++k) sorted[k * size + column] = v[k];
+    sort4(v + 1);
+    put_sorted(v + 1, v[0], sorted + row * columns + column, size);
+    if (row + 1 < tile_height) put_sorted(v + 1, v[5], sorted + (row + 1) * columns + column, size);
   }
   __syncthreads();
 
@@ -112,7 +111,7 @@ __device__ __forceinline__ void add_smoothed_tile(const float* flow, const float
       after[rank] = line[2].second;
       sort4(ranks[rank]);
     }
-    const long long here = (long long)y * width + x;
+    const int here = y * width + x;
     const float first = median25(ranks, before), second = median25(ranks, after);
     out[here] = sum_first ? first : flow[here] + first;
     if (x + 1 < width) out[here + 1] = sum_first ? second : flow[here + 1] + second;
