@@ -20,16 +20,6 @@ struct Window {
   __device__ __forceinline__ float operator()(int y, int x) const { return pixels[(y - top) * columns + x - left]; }
 };
 
-// Pixels around (x, y), border replicated.
-struct Around {
-  int left, right, above, below;
-  __device__ __forceinline__ Around(int x, int y, int height, int width)
-      : left(clamped(x - 1, width)),
-        right(clamped(x + 1, width)),
-        above(clamped(y - 1, height)),
-        below(clamped(y + 1, height)) {}
-};
-
 __device__ __forceinline__ void add_products(float* j, float share, float fx, float fy, float ft) {
   j[0] += share * fx * fx;
   j[1] += share * fy * fy;
@@ -39,28 +29,42 @@ __device__ __forceinline__ void add_products(float* j, float share, float fx, fl
   j[5] += share * fy * ft;
 }
 
-// Data terms: HALO is how far they look, `reference` a and `warped` b are the images. Their factors are 1 / (2 hx),
+// Data terms: HALO is how far they look, BLOCKS how many of 256 threads share a multiprocessor, `reference` a and `warped` b are the images. Their factors are 1 / (2 hx),
 // 1 / (2 hy), and three more of their own.
+
+// A pixel and its eight neighbours, [row][column], border replicated.
+struct Neighbourhood {
+  float at[3][3];
+  __device__ __forceinline__ Neighbourhood(const Window& image, int x, int y, int height, int width) {
+    const float* here = image.pixels + (y - image.top) * image.columns + x - image.left;
+    const float* rows[3] = {y == 0 ? here : here - image.columns, here, y == height - 1 ? here : here + image.columns};
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      at[k][1] = rows[k][0];
+      at[k][0] = x == 0 ? at[k][1] : rows[k][-1];
+      at[k][2] = x == width - 1 ? at[k][1] : rows[k][1];
+    }
+  }
+};
 
 // Constancy of the gradient, each component normalised by its own gradient (Zimmer, Bruhn, Weickert 2011).
 struct GradientConstancy {
-  static const int HALO = 1;
+  static const int HALO = 1, BLOCKS = 4;
   float cx, cy, cxx, cyy, cxy;
-  __device__ __forceinline__ void operator()(const Window& a, const Window& b, int x, int y, int height, int width,
-                                             float* j) const {
-    // 1. mean and change of the two frames where they are needed
-    const Around at(x, y, height, width);
-    auto mean = [&](int row, int column) { return 0.5f * (a(row, column) + b(row, column)); };
-    auto change = [&](int row, int column) { return b(row, column) - a(row, column); };
-    float centre = mean(y, x);
+  __device__ __forceinline__ void operator()(const Window& reference, const Window& warped, int x, int y, int height,
+                                             int width, float* j) const {
+    // 1. mean and change of the two frames
+    const Neighbourhood a(reference, x, y, height, width), b(warped, x, y, height, width);
+    auto mean = [&](int row, int column) { return 0.5f * (a.at[row][column] + b.at[row][column]); };
+    auto change = [&](int row, int column) { return b.at[row][column] - a.at[row][column]; };
+    float centre = mean(1, 1);
 
     // 2. derivatives
-    float fxx = cxx * (mean(y, at.left) - 2.0f * centre + mean(y, at.right));
-    float fyy = cyy * (mean(at.above, x) - 2.0f * centre + mean(at.below, x));
-    float fxy = cxy * ((mean(at.below, at.right) - mean(at.below, at.left)) -
-                       (mean(at.above, at.right) - mean(at.above, at.left)));
-    float fxt = cx * (change(y, at.right) - change(y, at.left));
-    float fyt = cy * (change(at.below, x) - change(at.above, x));
+    float fxx = cxx * (mean(1, 0) - 2.0f * centre + mean(1, 2));
+    float fyy = cyy * (mean(0, 1) - 2.0f * centre + mean(2, 1));
+    float fxy = cxy * ((mean(2, 2) - mean(2, 0)) - (mean(0, 2) - mean(0, 0)));
+    float fxt = cx * (change(1, 2) - change(1, 0));
+    float fyt = cy * (change(2, 1) - change(0, 1));
 
     // 3. normalised products; 1e-6 keeps them finite where the image is flat
     float rx = 1.0f / (fxx * fxx + fxy * fxy + 1e-6f);
@@ -72,15 +76,15 @@ struct GradientConstancy {
 
 // Constancy of the brightness (Horn and Schunck 1981).
 struct BrightnessConstancy {
-  static const int HALO = 1;
+  static const int HALO = 1, BLOCKS = 4;
   float cx, cy, unused[3];
-  __device__ __forceinline__ void operator()(const Window& a, const Window& b, int x, int y, int height, int width,
-                                             float* j) const {
-    const Around at(x, y, height, width);
-    auto along_x = [&](const Window& image) { return image(y, at.right) - image(y, at.left); };
-    auto along_y = [&](const Window& image) { return image(at.below, x) - image(at.above, x); };
+  __device__ __forceinline__ void operator()(const Window& reference, const Window& warped, int x, int y, int height,
+                                             int width, float* j) const {
+    const Neighbourhood a(reference, x, y, height, width), b(warped, x, y, height, width);
+    auto along_x = [](const Neighbourhood& image) { return image.at[1][2] - image.at[1][0]; };
+    auto along_y = [](const Neighbourhood& image) { return image.at[2][1] - image.at[0][1]; };
     add_products(j, 1.0f, cx * 0.5f * (along_x(a) + along_x(b)), cy * 0.5f * (along_y(a) + along_y(b)),
-                 b(y, x) - a(y, x));
+                 b.at[1][1] - a.at[1][1]);
   }
 };
 
@@ -88,12 +92,13 @@ struct BrightnessConstancy {
 //   s = (1 + r / sqrt(r^2 + eps^2)) / 2,  r = (neighbour - centre) / distance,  eps = 0.1 / 255,
 // whose gray tensors are added with the share 2 / 8. `reciprocal` is 1 / distance for a step along x, along y, and both.
 struct CensusConstancy {
-  static const int HALO = 2;
+  static const int HALO = 2, BLOCKS = 3;
   float cx, cy, reciprocal_x, reciprocal_y, reciprocal_xy;
   __device__ __forceinline__ void operator()(const Window& a, const Window& b, int x, int y, int height, int width,
                                              float* j) const {
     const float eps2 = (0.1f / 255.0f) * (0.1f / 255.0f);
-    const Around at(x, y, height, width);
+    const int left = clamped(x - 1, width), right = clamped(x + 1, width);
+    const int above = clamped(y - 1, height), below = clamped(y + 1, height);
     for (int dy = -1; dy <= 1; ++dy) {
       for (int dx = -1; dx <= 1; ++dx) {
         if (dx == 0 && dy == 0) continue;
@@ -103,8 +108,8 @@ struct CensusConstancy {
           float r = (neighbour - image(row, column)) * reciprocal;
           return 0.5f * (1.0f + r / sqrtf(r * r + eps2));
         };
-        auto along_x = [&](const Window& image) { return signature(image, y, at.right) - signature(image, y, at.left); };
-        auto along_y = [&](const Window& image) { return signature(image, at.below, x) - signature(image, at.above, x); };
+        auto along_x = [&](const Window& image) { return signature(image, y, right) - signature(image, y, left); };
+        auto along_y = [&](const Window& image) { return signature(image, below, x) - signature(image, above, x); };
         add_products(j, 0.25f, cx * 0.5f * (along_x(a) + along_x(b)), cy * 0.5f * (along_y(a) + along_y(b)),
                      signature(b, y, x) - signature(a, y, x));
       }
@@ -130,12 +135,26 @@ struct Tile {
   }
 };
 
+// The threads of a block share out columns and rows: a warp takes columns side by side of one row, and a thread goes on with
+// the same columns further down.
+struct Share {
+  int column, row, rows;  // first column and row; rows from one to the next
+  __device__ __forceinline__ Share() : column(threadIdx.x % 32), row(threadIdx.x / 32), rows(blockDim.x / 32) {}
+};
+
+// Two values of a pixel, read and written at once.
+struct __align__(8) Point {
+  float x, y;
+};
+
 // Shared memory: where the pixels of tile and halo come from, and behind it the warped image, where something else may have
 // been before.
 struct Targets {
-  float *x, *y, *behind;
+  Point* points;
+  float* behind;
   __device__ __forceinline__ explicit Targets(const Tile& tile)
-      : x(reinterpret_cast<float*>(shared_memory)), y(x + tile.rows * tile.columns), behind(y + tile.rows * tile.columns) {}
+      : points(reinterpret_cast<Point*>(shared_memory)),
+        behind(reinterpret_cast<float*>(points + tile.rows * tile.columns)) {}
 };
 
 // Pixels of a level per full-resolution pixel.
@@ -148,12 +167,14 @@ __device__ __forceinline__ void find_targets(const Tile& tile, const Targets& ta
                                              const float* flow,  // (2, height, width)
                                              int height, int width, Scale scale) {
   const long long plane = (long long)height * width;
-  const Divisor per_row(tile.columns);
-  for (int pixel = threadIdx.x; pixel < tile.rows * tile.columns; pixel += blockDim.x) {
-    int x = tile.left + per_row.remainder(pixel), y = tile.top + per_row.quotient(pixel);
-    const float* uv = flow + (long long)y * width + x;
-    target.x[pixel] = (float)x + uv[0] * scale.x;
-    target.y[pixel] = (float)y + uv[plane] * scale.y;
+  const Share own;
+  for (int column = own.column; column < tile.columns; column += 32) {
+#pragma unroll 1
+    for (int row = own.row; row < tile.rows; row += own.rows) {
+      int x = tile.left + column, y = tile.top + row;
+      const float* uv = flow + (long long)y * width + x;
+      target.points[row * tile.columns + column] = {(float)x + uv[0] * scale.x, (float)y + uv[plane] * scale.y};
+    }
   }
 }
 
@@ -173,41 +194,63 @@ __device__ __forceinline__ void upsample_targets(const Tile& tile, const Targets
                                                  const Upsampling& taps, int first, int count, int height, int width,
                                                  Scale scale,
                                                  float* upsampled) {  // (2, height, width), of the tile; may be null
-  const long long plane = (long long)height * width, above_plane = (long long)taps.height * taps.width;
-  const Divisor per_row(tile.columns), per_line(count);
-  float* lines_u = target.behind;  // (tile.rows, count)
-  float* lines_v = lines_u + tile.rows * count;
+  const long long plane = (long long)height * width;
+  Point* lines = reinterpret_cast<Point*>(target.behind);  // (tile.rows, count), of the flow
+  const Share own;
 
   // 1. rows
-  for (int pixel = threadIdx.x; pixel < tile.rows * count; pixel += blockDim.x) {
-    const float* u = flow + first + per_line.remainder(pixel);
-    const float* v = u + above_plane;
-    const int first_tap = (tile.top + per_line.quotient(pixel)) * taps.row_taps;
-    float sum_u = 0.0f, sum_v = 0.0f;
-    for (int tap = first_tap; tap < first_tap + taps.row_taps; ++tap) {
-      long long row = (long long)taps.row_index[tap] * taps.width;
-      sum_u += taps.row_weight[tap] * u[row];
-      sum_v += taps.row_weight[tap] * v[row];
+  for (int column = own.column; column < count; column += 32) {
+    const float* u = flow + first + column;
+    const float* v = u + (long long)taps.height * taps.width;
+#pragma unroll 1
+    for (int row = own.row; row < tile.rows; row += own.rows) {
+      const int first_tap = (tile.top + row) * taps.row_taps;
+      Point sum = {0.0f, 0.0f};
+      for (int tap = first_tap; tap < first_tap + taps.row_taps; ++tap) {
+        const int at = taps.row_index[tap] * taps.width;
+        const float weight = taps.row_weight[tap];
+        sum.x += weight * u[at];
+        sum.y += weight * v[at];
+      }
+      lines[row * count + column] = sum;
     }
-    lines_u[pixel] = sum_u;
-    lines_v[pixel] = sum_v;
   }
   __syncthreads();
 
-  // 2. columns
-  for (int pixel = threadIdx.x; pixel < tile.rows * tile.columns; pixel += blockDim.x) {
-    const int row = per_row.quotient(pixel), x = tile.left + per_row.remainder(pixel), y = tile.top + row;
-    float u = 0.0f, v = 0.0f;
-    for (int tap = 0; tap < taps.column_taps; ++tap) {
-      int at = row * count + taps.column_index[tap * width + x] - first;
-      u += taps.column_weight[tap * width + x] * lines_u[at];
-      v += taps.column_weight[tap * width + x] * lines_v[at];
-    }
-    target.x[pixel] = (float)x + u * scale.x;
-    target.y[pixel] = (float)y + v * scale.y;
-    if (upsampled != nullptr && tile.owns(x, y)) {
-      upsampled[(long long)y * width + x] = u;
-      upsampled[plane + (long long)y * width + x] = v;
+  // 2. columns, of several rows at once
+  const int ROWS = 4;
+  for (int column = own.column; column < tile.columns; column += 32) {
+    const int x = tile.left + column;
+#pragma unroll 1
+    for (int top = own.row; top < tile.rows; top += ROWS * own.rows) {
+      const Point* line[ROWS];
+      Point sum[ROWS];
+#pragma unroll
+      for (int k = 0; k < ROWS; ++k) {
+        line[k] = lines + min(top + k * own.rows, tile.rows - 1) * count - first;
+        sum[k] = {0.0f, 0.0f};
+      }
+      for (int tap = 0; tap < taps.column_taps; ++tap) {
+        const int at = taps.column_index[tap * width + x];
+        const float weight = taps.column_weight[tap * width + x];
+#pragma unroll
+        for (int k = 0; k < ROWS; ++k) {
+          const Point value = line[k][at];
+          sum[k].x += weight * value.x;
+          sum[k].y += weight * value.y;
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < ROWS; ++k) {
+        const int row = top + k * own.rows, y = tile.top + row;
+        if (row >= tile.rows) continue;
+        target.points[row * tile.columns + column] = {(float)x + sum[k].x * scale.x, (float)y + sum[k].y * scale.y};
+        if (upsampled != nullptr && tile.owns(x, y)) {
+          float* out = upsampled + (long long)y * width + x;
+          out[0] = sum[k].x;
+          out[plane] = sum[k].y;
+        }
+      }
     }
   }
 }
@@ -221,29 +264,36 @@ __device__ __forceinline__ void warp_and_differentiate(
     int channels, int height, int width, const Term& term,
     float* tensor) {  // (channels, 6, height, width)
   const long long plane = (long long)height * width;
-  const int pixels = tile.rows * tile.columns, owned = tile.last_x - tile.first_x;
+  const Share own;
   float* warped = target.behind;
-  const Divisor per_row(tile.columns), per_owned(owned);
   for (int channel = 0; channel < channels; ++channel, moving += plane, reference += plane, tensor += 6 * plane) {
     const Window a = {reference, 0, 0, width}, b = {warped, tile.left, tile.top, tile.columns};
     __syncthreads();  // what was there has been read
 
     // 1. the warped image
-    for (int pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-      Target<4> taps;
-      warped[pixel] = find_target<4>(target.x[pixel], target.y[pixel], height, width, taps)
-                          ? interpolate<float, 4>(moving, taps, width, 1)
-                          : a(tile.top + per_row.quotient(pixel), tile.left + per_row.remainder(pixel));
+    for (int column = own.column; column < tile.columns; column += 32) {
+#pragma unroll 1
+      for (int row = own.row; row < tile.rows; row += own.rows) {
+        const int pixel = row * tile.columns + column;
+        const Point from = target.points[pixel];
+        Target<4> taps;
+        warped[pixel] = find_target<4>(from.x, from.y, height, width, taps)
+                            ? interpolate<float, 4>(moving, taps, height, width, 1)
+                            : a(tile.top + row, tile.left + column);
+      }
     }
     __syncthreads();
 
     // 2. the tensor of the tile
-    for (int pixel = threadIdx.x; pixel < owned * (tile.last_y - tile.first_y); pixel += blockDim.x) {
-      int x = tile.first_x + per_owned.remainder(pixel), y = tile.first_y + per_owned.quotient(pixel);
-      float j[6] = {};
-      term(a, b, x, y, height, width, j);
+    for (int x = tile.first_x + own.column; x < tile.last_x; x += 32) {
+#pragma unroll 1
+      for (int y = tile.first_y + own.row; y < tile.last_y; y += own.rows) {
+        float j[6] = {};
+        term(a, b, x, y, height, width, j);
+        float* out = tensor + (long long)y * width + x;
 #pragma unroll
-      for (int k = 0; k < 6; ++k) tensor[k * plane + (long long)y * width + x] = j[k];
+        for (int k = 0; k < 6; ++k, out += plane) *out = j[k];
+      }
     }
   }
 }

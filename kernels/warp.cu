@@ -17,7 +17,8 @@ __global__ void warp_linear(const float* __restrict__ moving,     // (frames, ch
   Target<2> target;
   bool inside = find_target<2>((float)x + uv[0], (float)y + uv[plane], height, width, target);
   for (int channel = 0; channel < channels; ++channel)
-    out[first + channel * plane + pixel] = inside ? interpolate<float, 2>(moving + first + channel * plane, target, width, 1)
+    out[first + channel * plane + pixel] = inside ? interpolate<float, 2>(moving + first + channel * plane, target,
+                                                                          height, width, 1)
                                                   : reference[blockIdx.z * reference_stride + channel * plane + pixel];
 }
 
@@ -60,7 +61,7 @@ __global__ void warp_frames(const T* __restrict__ frames,         // (frames, he
   bool inside = find_target<TAPS>((float)x + uv[0], (float)y + uv[plane], height, width, target);
   for (int channel = 0; channel < channels; ++channel) {
     typedef typename Pixel<T>::Real Real;
-    registered[channel] = Pixel<T>::from(inside ? interpolate<Real, TAPS>(image + channel, target, width, channels)
+    registered[channel] = Pixel<T>::from(inside ? interpolate<Real, TAPS>(image + channel, target, height, width, channels)
                                                 : (Real)reference[pixel * channels + channel]);
   }
 }

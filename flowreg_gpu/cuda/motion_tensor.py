@@ -22,7 +22,7 @@ EXPRESSIONS = tuple(
     f"{kernel}<{term}>" for kernel, term in itertools.product(("linearize", "upsample_and_linearize"), TERMS.values())
 )
 
-TILE = (32, 28)  # pixels (x, y); with a halo of 1, 1020 of them: just under four for each of 256 threads
+TILE = 32  # pixels of both sides with their halo: a warp takes a row, a thread four pixels of a column
 
 
 class Upsampling(NamedTuple):
@@ -40,7 +40,7 @@ class Upsampling(NamedTuple):
 def upload_upsampling(device: Device, tables: tuple[TapTable, TapTable], const_assumption: str) -> Upsampling:
     """Copy tables (rows, columns) to the device, for the tiles of `linearize`."""
     rows, columns = tables
-    strips = source_strips(columns.index, TILE[0], HALO[const_assumption])
+    strips = source_strips(columns.index, TILE - 2 * HALO[const_assumption], HALO[const_assumption])
     n_taps = rows.index.shape[1], columns.index.shape[1]
     return Upsampling(upload_taps(device, [tables]), upload(device, strips), n_taps, int(strips[:, 1].max()))
 
@@ -71,17 +71,13 @@ def linearize(
     """
     frames, channels, height, width = moving.shape
     tensor = device.empty((frames, channels, 6, height, width), np.float32)
-    tile_width, tile_height = TILE
-    halo = HALO[const_assumption]
-    grid = (-(-width // tile_width), -(-height // tile_height), frames)
-    rows = tile_height + 2 * halo
-    pixels = rows * (tile_width + 2 * halo)
+    tile, pixels = TILE - 2 * HALO[const_assumption], TILE * TILE
+    grid = (-(-width // tile), -(-height // tile), frames)
     common = (
         np.int32(channels),
         np.int32(height),
         np.int32(width),
-        np.int32(tile_height),
-        np.int32(tile_width),
+        np.int32(tile),
         np.int64(frame_stride(reference)),
         np.int64(frame_stride(flow)),
         np.float32(1 / spacing[0]),
@@ -100,7 +96,7 @@ def linearize(
         grid,
         LINE,
         (moving, reference, flow, *upsampling.taps, upsampling.strips, *sizes, *common, upsampled),
-        shared_mem=4 * (2 * pixels + max(pixels, 2 * rows * upsampling.columns)),
+        shared_mem=4 * (2 * pixels + max(pixels, 2 * TILE * upsampling.columns)),
     )
     return upsampled, tensor
 
