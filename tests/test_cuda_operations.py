@@ -345,7 +345,7 @@ def test_multigrid_channels(device, operations, channels):
 
 
 def test_launches_of_multigrid():
-    """A cycle of 197 x 250 pixels takes one on the finest grid, two on the next and one for all others; then one more."""
+    """A cycle of 197 x 250 pixels: one on the finest grid, two on the next, one for all others; one more at the end."""
     device = EmulatedDevice()
     relaxation = Relaxation("multigrid", 1.0, 3, 1, 0.45, 1.0)
     solve_both(device, CudaOperations(device), *solver_case(197, 250, 1), relaxation)
