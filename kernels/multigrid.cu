@@ -6,10 +6,10 @@
 // right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side covers the
 // pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
 //
-// Large grids are relaxed in tiles, in shared memory, in two launches a cycle: on the way down and on the way back, which
-// starts from the same increment and repeats the sweep of the way down instead of having it stored. On the finest grid the way
-// back of a cycle and the way down of the next are one launch. All that are small take one launch for all their steps of a
-// cycle.
+// Large grids are relaxed in tiles, in shared memory, on the way down and on the way back. On the finest grid, the way back of
+// a cycle and the way down of the next are one launch; the system is made anew for each, as it would take as many bytes as
+// what it is made of. On the others, the way back repeats the sweep of the way down, which begins from zero. All that are
+// small take one launch for all their steps of a cycle.
 #include "relaxation.cuh"
 
 struct Grid {
@@ -63,6 +63,18 @@ __device__ __forceinline__ void store_system(const System& value, float* out, lo
   out[2 * plane] = value.d12;
   out[3 * plane] = value.bu;
   out[4 * plane] = value.bv;
+}
+
+__device__ __forceinline__ void clear_increment(const Planes& planes, int x, int y) {
+  float* here = planes.increment + planes.index(x, y);
+  here[0] = here[planes.plane] = 0.0f;
+}
+
+__device__ __forceinline__ void copy_increment(const Planes& from, const Planes& to, int x, int y) {
+  const float* in = from.increment + from.index(x, y);
+  float* out = to.increment + to.index(x, y);
+  out[0] = in[0];
+  out[to.plane] = in[from.plane];
 }
 
 // Three neighbours along one side and what each counts.
@@ -145,44 +157,40 @@ __device__ __forceinline__ void restrict_at(const Planes& fine, const Planes& co
 __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& fine, int x, int y) {
   Taps columns = linear_taps(x, fine.grid.width, coarse.grid.width);
   Taps rows = linear_taps(y, fine.grid.height, coarse.grid.height);
-  const int here = fine.index(x, y);
+  float between[2][3] = {};
+#pragma unroll
+  for (int j = 0; j < 3; ++j) {
+    if (rows.share[j] == 0.0f) continue;
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float* line = coarse.increment + k * coarse.plane + coarse.index(0, rows.index[j]);
+#pragma unroll
+      for (int i = 0; i < 3; ++i) between[k][i] += rows.share[j] * line[columns.index[i]];
+    }
+  }
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    const float* correction = coarse.increment + k * coarse.plane;
-    float between[3] = {};
-#pragma unroll
-    for (int i = 0; i < 3; ++i) {
-#pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        between[i] += rows.share[j] * correction[coarse.index(columns.index[i], rows.index[j])];
-      }
-    }
-    fine.increment[k * fine.plane + here] +=
-        columns.share[0] * between[0] + columns.share[1] * between[1] + columns.share[2] * between[2];
+    fine.increment[k * fine.plane + fine.index(x, y)] +=
+        columns.share[0] * between[k][0] + columns.share[1] * between[k][1] + columns.share[2] * between[k][2];
   }
 }
 
-// The threads of a block share out the pixels of a region, and wait for each other at the end.
+// The threads of a block, 32 x 16, share out the pixels of a region, a column at a time, and wait for each other at the end.
 template <typename Work>
 __device__ __forceinline__ void for_pixels(const Region& region, Work work) {
-  const int width = region.right - region.left, pixels = width * (region.bottom - region.top);
-  const Divisor per_row(width);
-  for (int pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-    work(region.left + per_row.remainder(pixel), region.top + per_row.quotient(pixel));
+  for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {
+    for (int y = region.top + threadIdx.y; y < region.bottom; y += blockDim.y) work(x, y);
   }
   __syncthreads();
 }
 
-// The same with the pixels of one colour, (x + y) % 2 == colour. A thread owns two above each other, one of which has it: next
-// to each other in a warp, they lie in banks of their own.
+// The same with the pixels of one colour, (x + y) % 2 == colour. A thread owns two above each other, one of which has it: those
+// of a warp lie in different banks.
 template <typename Work>
 __device__ __forceinline__ void for_colour(const Region& region, int colour, Work work) {
-  const int width = region.right - region.left, pairs = width * ((region.bottom - region.top + 1) / 2);
-  const Divisor per_row(width);
-  for (int pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
-    int x = region.left + per_row.remainder(pair), y = region.top + 2 * per_row.quotient(pair);
-    y += (x + y + colour) % 2;
-    if (y < region.bottom) work(x, y);
+  for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {
+    const int first = region.top + (x + region.top + colour) % 2;
+    for (int y = first + 2 * threadIdx.y; y < region.bottom; y += 2 * blockDim.y) work(x, y);
   }
   __syncthreads();
 }
@@ -213,60 +221,52 @@ __device__ __forceinline__ Planes frame_planes(Grid grid, const float* system, c
           const_cast<float*>(increment) + blockIdx.z * 2 * pixels};
 }
 
-// The tile of this block in shared memory: what it answers for, and a halo around it, which makes `side` pixels each way. A
-// sweep spoils two pixels of the halo, and a correction none; the residual spoils one more, and the mean another one.
+// The tile of this block in shared memory: what it answers for, and a halo around it, which makes WIDTH x `height` pixels. A
+// sweep spoils two pixels of the halo, the residual one more, and its mean another one. A row holds the seven planes one after
+// the other.
 struct Tile {
+  static const int WIDTH = 64;
   Region core;
   Planes planes;
-  __device__ __forceinline__ Tile(Grid grid, int side, int halo) {
-    const int inner = side - 2 * halo, left = blockIdx.x * inner, top = blockIdx.y * inner;
+  __device__ __forceinline__ Tile(Grid grid, int height, int halo) {
+    const int inner_width = WIDTH - 2 * halo, inner_height = height - 2 * halo;
+    const int left = blockIdx.x * inner_width, top = blockIdx.y * inner_height;
     float* shared = (float*)shared_memory;
-    core = {left, top, min(left + inner, grid.width), min(top + inner, grid.height)};
-    planes = {grid, left - halo, top - halo, side, side * side, shared, shared + 5 * side * side};
+    core = {left, top, min(left + inner_width, grid.width), min(top + inner_height, grid.height)};
+    planes = {grid, left - halo, top - halo, 7 * WIDTH, WIDTH, shared, shared + 5 * WIDTH};
   }
   __device__ __forceinline__ Region around(int margin) const { return core.grown(margin, planes.grid); }
-  __device__ __forceinline__ void set_increment(int x, int y, float u, float v) const {
-    const int here = planes.index(x, y);
-    planes.increment[here] = u;
-    planes.increment[planes.plane + here] = v;
-  }
-  __device__ __forceinline__ void write_increment(float* increment) const {
-    const Planes out = frame_planes(planes.grid, nullptr, increment);
-    for_pixels(core, [&](int x, int y) {
-      const int from = planes.index(x, y), to = out.index(x, y);
-      out.increment[to] = planes.increment[from];
-      out.increment[out.plane + to] = planes.increment[planes.plane + from];
-    });
+  __device__ __forceinline__ void write_increment(float* out) const {
+    const Planes whole = frame_planes(planes.grid, nullptr, out);
+    for_pixels(core, [&](int x, int y) { copy_increment(planes, whole, x, y); });
   }
 };
 
-// Launch: blocks of 512 threads, blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile. On the
+// Launch: blocks of (32, 16) threads, blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile. On the
 // finest grid, the way back of cycle - 1, unless cycle is 0, and the way down of the next, unless cycle is `cycles`. The halo
-// is of 4 pixels for either.
+// is of 2 pixels for the way back and of 4 for the way down.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 2)
-    relax_finest(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
-                 const float* __restrict__ weight,  // (CHANNELS, height, width)
-                 const float* __restrict__ flow,    // (frames or 1, 2, height, width)
-                 const float* __restrict__ before,  // (frames, 2, height, width), at the start of cycle - 1; unused up to 1
-                 const float* __restrict__ seen,    // likewise, the increment that psi was made of
+    relax_finest(const float* __restrict__ tensor,            // (frames, CHANNELS, 6, height, width)
+                 const float* __restrict__ weight,            // (CHANNELS, height, width)
+                 const float* __restrict__ flow,              // (frames or 1, 2, height, width)
+                 const float* __restrict__ relaxed,           // (frames, 2, height, width), after the way down of cycle - 1
+                 const float* __restrict__ seen,              // (frames, 2, height, width), when psi of cycle - 1 was made
                  const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
-                 int height, int width, int side, float along, float across, float omega, long long flow_stride,
-                 int cycle, int cycles,
-                 int weighted, int refreshed,  // whether psi is not 1 at first, and is made anew after the way back
+                 int height, int width, int tile_height, float along, float across, float omega, long long flow_stride,
+                 int cycle, int cycles, int weighted, int refreshed,  // whether psi of cycle - 1 is not 1, that of cycle is new
                  float constant, float factor, float power,
-                 float* __restrict__ increment,        // (frames, 2, height, width), at the start of `cycle`
+                 float* __restrict__ increment,        // (frames, 2, height, width), at the start of cycle
+                 float* __restrict__ now_relaxed,      // (frames, 2, height, width), after its way down
                  float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
   const Grid grid = {height, width, {along, across}};
-  const int halo = cycle > 0 && cycle < cycles ? 8 : 4, pixels = grid.pixels();
-  const bool fresh = cycle <= 1;
-  const Tile tile(grid, side, halo);
+  const int halo = (cycle > 0 ? 2 : 0) + (cycle < cycles ? 4 : 0), pixels = grid.pixels();
+  const Tile tile(grid, tile_height, halo);
   const Planes& now = tile.planes;
-  const Psi psi = {constant, factor, power};
   tensor += (long long)blockIdx.z * CHANNELS * 6 * pixels;
   flow += blockIdx.z * flow_stride;
-  const float* start = before + (long long)blockIdx.z * 2 * pixels;
-  const auto accumulate = [&](int margin, const Planes& of, Psi psi) {
+  const auto accumulate = [&](int margin, const Planes& of, bool robust) {
+    const Psi psi = robust ? Psi{constant, factor, power} : Psi{1.0f, 0.0f, 0.0f};
     for_pixels(tile.around(margin), [&](int x, int y) {
       const Stencil<false> at(x, y, height, width);
       const float* du = of.increment + of.index(x, y);
@@ -277,25 +277,23 @@ __global__ void __launch_bounds__(512, 2)
     });
   };
 
-  // 1. the first of the two cycles up to its sweep on the way down
-  for_pixels(tile.around(halo), [&](int x, int y) {
-    const int here = y * width + x;
-    tile.set_increment(x, y, fresh ? 0.0f : start[here], fresh ? 0.0f : start[pixels + here]);
-  });
-  accumulate(halo - 1, fresh || !weighted ? now : frame_planes(grid, nullptr, seen), weighted ? psi : Psi{1.0f, 0.0f, 0.0f});
-  relax(now, tile.core, halo - 2, omega);
-
-  // 2. its way back, and the other one as far
+  // 1. the way back of the earlier cycle
   if (cycle > 0) {
-    correct(frame_planes(grid.coarser(), nullptr, coarse_increment), now, tile.around(halo - 2));
-    relax(now, tile.core, halo - 4, omega);
-    tile.write_increment(increment);
-    if (cycle == cycles) return;
-    if (refreshed) accumulate(3, now, psi);
-    relax(now, tile.core, 2, omega);
+    const Planes before = frame_planes(grid, nullptr, relaxed);
+    for_pixels(tile.around(halo), [&](int x, int y) { copy_increment(before, now, x, y); });
+    accumulate(halo - 1, frame_planes(grid, nullptr, seen), weighted);
+    correct(frame_planes(grid.coarser(), nullptr, coarse_increment), now, tile.around(halo));
+    relax(now, tile.core, halo - 2, omega);
+  } else {
+    for_pixels(tile.around(halo), [&](int x, int y) { clear_increment(now, x, y); });
   }
+  tile.write_increment(increment);
+  if (cycle == cycles) return;
 
-  // 3. what is left
+  // 2. the way down of the next
+  if (refreshed || cycle == 0) accumulate(3, now, refreshed);
+  relax(now, tile.core, 2, omega);
+  tile.write_increment(now_relaxed);
   restrict_to(frame_planes(grid.coarser(), coarse_system, nullptr), now, tile.core);
 }
 
@@ -303,30 +301,30 @@ __global__ void __launch_bounds__(512, 2)
 __device__ __forceinline__ void relax_from_zero(const Tile& tile, const float* system, float omega) {
   const Planes &now = tile.planes, from = frame_planes(now.grid, system, nullptr);
   for_pixels(tile.around(4), [&](int x, int y) {
-    tile.set_increment(x, y, 0.0f, 0.0f);
+    clear_increment(now, x, y);
     store_system(load_system(from.system + from.index(x, y), from.plane), now.system + now.index(x, y), now.plane);
   });
   relax(now, tile.core, 2, omega);
 }
 
-// Launch: as of relax_finest. The way down on a coarser grid.
+// Launch: as of relax_finest, with a halo of 4 pixels. The way down on a coarser grid.
 __global__ void __launch_bounds__(512, 2)
     relax_and_restrict(const float* __restrict__ system,  // (frames, 5, height, width)
-                       int height, int width, int side, float along, float across, float omega,
+                       int height, int width, int tile_height, float along, float across, float omega,
                        float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
-  const Tile tile({height, width, {along, across}}, side, 4);
+  const Tile tile({height, width, {along, across}}, tile_height, 4);
   const Planes& now = tile.planes;
   relax_from_zero(tile, system, omega);
   restrict_to(frame_planes(now.grid.coarser(), coarse_system, nullptr), now, tile.core);
 }
 
-// Launch: as of relax_finest. The way back on a coarser grid, after the sweep of the way down.
+// Launch: likewise. The way back on a coarser grid, after the sweep of the way down.
 __global__ void __launch_bounds__(512, 2)
     relax_and_correct(const float* __restrict__ system,            // (frames, 5, height, width)
                       const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
-                      int height, int width, int side, float along, float across, float omega,
+                      int height, int width, int tile_height, float along, float across, float omega,
                       float* __restrict__ increment) {  // (frames, 2, height, width)
-  const Tile tile({height, width, {along, across}}, side, 4);
+  const Tile tile({height, width, {along, across}}, tile_height, 4);
   const Planes& now = tile.planes;
   relax_from_zero(tile, system, omega);
   correct(frame_planes(now.grid.coarser(), nullptr, coarse_increment), now, tile.around(2));
@@ -334,7 +332,7 @@ __global__ void __launch_bounds__(512, 2)
   tile.write_increment(increment);
 }
 
-// Launch: one block of 512 threads a frame, blockIdx.z = frame; shared memory for `grids` Planes. A cycle from this grid to
+// Launch: one block of (32, 16) threads a frame, blockIdx.z = frame; shared memory for `grids` Planes. A cycle from this grid to
 // the coarsest and back.
 __global__ void __launch_bounds__(512, 1)
     relax_small_grids(const float* __restrict__ system,  // (frames, 5, height, width)
@@ -342,7 +340,7 @@ __global__ void __launch_bounds__(512, 1)
                       float* increment,                      // (frames, 2, height, width)
                       float* scratch, int scratch_pixels) {  // (frames, 7, pixels of all coarser grids)
   Planes* planes = (Planes*)shared_memory;
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0 && threadIdx.y == 0) {
     planes[0] = frame_planes({height, width, {along, across}}, system, increment);
     float* rest = scratch + (long long)blockIdx.z * 7 * scratch_pixels;
     for (int k = 1; k < grids; ++k) {
@@ -357,8 +355,7 @@ __global__ void __launch_bounds__(512, 1)
   // 1. down to the coarsest grid
   for (int k = 0; k < grids; ++k) {
     const Planes now = planes[k];
-    for (int i = threadIdx.x; i < 2 * now.plane; i += blockDim.x) now.increment[i] = 0.0f;
-    __syncthreads();
+    for_pixels(all(now.grid), [&](int x, int y) { clear_increment(now, x, y); });
     for (int sweep = 0; sweep < (k < grids - 1 ? 1 : coarsest_sweeps); ++sweep) relax(now, all(now.grid), 0, omega);
     if (k < grids - 1) restrict_to(planes[k + 1], now, all(now.grid));
   }

@@ -317,20 +317,20 @@ CYCLES = {
 }
 
 
-@pytest.fixture(params=["large tiles", "tiles of 16", "tiles of 4"])
+@pytest.fixture(params=["large tiles", "tiles of 16 rows", "tiles of 4 rows"])
 def cycle_kernels(request, monkeypatch, device):
-    """Coarser grids in one launch, or in tiles that leave so many pixels between the two halos of the finest grid."""
+    """Coarser grids in one launch, or in tiles that leave so many rows between the two halos of the finest grid."""
     if request.param == "large tiles":
         return
     monkeypatch.setattr(multigrid, "SMALL_PIXELS", 20)
-    side = 2 * 2 * multigrid.HALO + int(request.param.split()[-1])
+    rows = 2 * (multigrid.WAY_BACK + multigrid.WAY_DOWN) + int(request.param.split()[2])
     for owner in (device, multigrid):
         name = "SHARED_MEMORY" if owner is multigrid else "shared_memory"
-        monkeypatch.setattr(owner, name, multigrid.PIXEL_BYTES * side**2)
+        monkeypatch.setattr(owner, name, multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows)
 
 
 @pytest.mark.usefixtures("cycle_kernels")
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (23, 37), (40, 12)])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (23, 37), (40, 12), (9, 131)])
 @pytest.mark.parametrize("case", CYCLES)
 def test_multigrid(device, operations, case, height, width):
     alpha, relaxation = CYCLES[case]

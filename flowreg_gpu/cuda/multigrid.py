@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import GROUP, SHARED_MEMORY, frame_stride
+from flowreg_gpu.cuda.launch import SHARED_MEMORY, frame_stride
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
@@ -24,7 +23,9 @@ EXPRESSIONS = (
 )
 
 SMALL_PIXELS = 8192  # of the largest grid that takes one launch with all coarser ones; the finest is never among them
-HALO = 4  # pixels around a tile for the way down, and as many for the way back
+THREADS = (32, 16)
+TILE_WIDTH = 64  # pixels with halo
+WAY_BACK, WAY_DOWN = 2, 4  # pixels around a tile that they take
 PIXEL_BYTES = 28  # of shared memory, for the system and the increment of a tile's pixel
 GRID_BYTES = 48  # of shared memory, for what describes a small grid
 
@@ -51,47 +52,40 @@ def relax_in_cycles(
         for grid in (*large, small[0])
     ]
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
-    increments = [device.empty((frames, 2, height, width), np.float32) for _ in range(_increments(lag))]
+    starts, relaxed = ([device.empty((frames, 2, height, width), np.float32) for _ in range(2)] for _ in range(2))
     psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
-    before = seen = increments[0]  # at the start of a cycle, and when its psi was made; both are zero in the first
-    weighted = lag == 1
+    weighted = False
     for cycle in range(cycles + 1):
-        after = next(buffer for buffer in increments if buffer is not before and buffer is not seen)
-        refreshed = 0 < cycle < cycles and (cycle + 1) % lag == 0
+        refreshed = cycle < cycles and (cycle + 1) % lag == 0
         flags = map(np.int32, (cycle, cycles, weighted, refreshed))
         _relax(
             device,
             f"relax_finest<{channels}>",
             finest,
             omega,
-            (tensor, weight, flow, before, seen, coarser[0].increment),
+            (tensor, weight, flow, relaxed[0], starts[0], coarser[0].increment),
             (np.int64(frame_stride(flow)), *flags, *psi),
-            (after, coarser[0].system),
-            ways=2 if 0 < cycle < cycles else 1,
+            (starts[1], relaxed[1], coarser[0].system),
+            halo=WAY_BACK * (cycle > 0) + WAY_DOWN * (cycle < cycles),
         )
         if cycle == cycles:
             break
-        if cycle > 0:
-            before = after
-        if refreshed:
-            seen, weighted = after, True
+        relaxed.reverse()
+        if refreshed:  # what psi was made of stays until the next time
+            starts.reverse()
+            weighted = True
         for fine, coarse in itertools.pairwise(coarser):
             _relax(device, "relax_and_restrict", fine.grid, omega, (fine.system,), (), (coarse.system,))
         _relax_small(device, coarser[-1], small, omega, scratch)
         for coarse, fine in itertools.pairwise(coarser[::-1]):
             inputs = fine.system, coarse.increment
             _relax(device, "relax_and_correct", fine.grid, omega, inputs, (), (fine.increment,))
-    return after
+    return starts[1]
 
 
-def scratch_planes(height: int, width: int, edge: Edge, lag: int) -> float:
+def scratch_planes(height: int, width: int, edge: Edge) -> float:
     """Float32 planes of a level that it takes for every frame beside the result."""
-    return 2 * (_increments(lag) - 1) + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
-
-
-def _increments(lag: int) -> int:
-    """Increments of the finest grid that are needed at a time: of the start and the end of a cycle, and of psi."""
-    return 2 if lag == 1 else 3
+    return 6 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
 
 
 def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
@@ -100,9 +94,9 @@ def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
     return grids[0], grids[1:large], grids[large:]
 
 
-def _tile_side(device: Device) -> int:
-    """Pixels with halo, an even number: a multiprocessor has room for two tiles, or for one of what every GPU has."""
-    return math.isqrt(max(device.shared_memory // 2, SHARED_MEMORY) // PIXEL_BYTES) // 2 * 2
+def _tile_height(device: Device) -> int:
+    """Rows with halo, an even number: a multiprocessor has room for two tiles, or for one of what every GPU has."""
+    return max(device.shared_memory // 2, SHARED_MEMORY) // (PIXEL_BYTES * TILE_WIDTH) // 2 * 2
 
 
 def _pixels(grids: list[Grid]) -> int:
@@ -117,25 +111,25 @@ def _relax(
     inputs: tuple[Buffer, ...],
     scalars: tuple[np.generic, ...],
     outputs: tuple[Buffer, ...],
-    ways: int = 1,
+    halo: int = WAY_DOWN,
 ) -> None:
     """Relax the tiles of a grid on the way down, on the way back, or both."""
-    side = _tile_side(device)
-    inner = side - 2 * ways * HALO
+    tile_height = _tile_height(device)
+    inner_width, inner_height = TILE_WIDTH - 2 * halo, tile_height - 2 * halo
     device.kernel(FILE, kernel)(
-        (-(-grid.width // inner), -(-grid.height // inner), inputs[0].shape[0]),
-        GROUP,
+        (-(-grid.width // inner_width), -(-grid.height // inner_height), inputs[0].shape[0]),
+        THREADS,
         (
             *inputs,
             np.int32(grid.height),
             np.int32(grid.width),
-            np.int32(side),
+            np.int32(tile_height),
             *grid.edge,
             omega,
             *scalars,
             *outputs,
         ),
-        shared_mem=PIXEL_BYTES * side**2,
+        shared_mem=PIXEL_BYTES * TILE_WIDTH * tile_height,
     )
 
 
@@ -144,7 +138,7 @@ def _relax_small(device: Device, planes: _Planes, grids: list[Grid], omega: np.f
     grid = planes.grid
     device.kernel(FILE, "relax_small_grids")(
         (1, 1, planes.system.shape[0]),
-        GROUP,
+        THREADS,
         (
             planes.system,
             np.int32(grid.height),
