@@ -157,22 +157,24 @@ __device__ __forceinline__ void restrict_at(const Planes& fine, const Planes& co
 __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& fine, int x, int y) {
   Taps columns = linear_taps(x, fine.grid.width, coarse.grid.width);
   Taps rows = linear_taps(y, fine.grid.height, coarse.grid.height);
-  float between[2][3] = {};
+  const float *du = coarse.increment, *dv = du + coarse.plane;
+  float between_u[3] = {}, between_v[3] = {};
 #pragma unroll
   for (int j = 0; j < 3; ++j) {
     if (rows.share[j] == 0.0f) continue;
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const float* line = coarse.increment + k * coarse.plane + coarse.index(0, rows.index[j]);
-#pragma unroll
-      for (int i = 0; i < 3; ++i) between[k][i] += rows.share[j] * line[columns.index[i]];
+    for (int i = 0; i < 3; ++i) {
+      const int at = coarse.index(columns.index[i], rows.index[j]);
+      between_u[i] += rows.share[j] * du[at];
+      between_v[i] += rows.share[j] * dv[at];
     }
   }
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    fine.increment[k * fine.plane + fine.index(x, y)] +=
-        columns.share[0] * between[k][0] + columns.share[1] * between[k][1] + columns.share[2] * between[k][2];
-  }
+  const auto across = [&](const float* between) {
+    return columns.share[0] * between[0] + columns.share[1] * between[1] + columns.share[2] * between[2];
+  };
+  float* here = fine.increment + fine.index(x, y);
+  here[0] += across(between_u);
+  here[fine.plane] += across(between_v);
 }
 
 // The threads of a block, 32 x 16, share out the pixels of a region, a column at a time, and wait for each other at the end.
@@ -242,6 +244,19 @@ struct Tile {
   }
 };
 
+// Launch: blockIdx.z = frame; thread (x, y): the Laplacian of the flow at one pixel, which the right-hand sides begin with.
+__global__ void differentiate_flow(const float* __restrict__ flow,  // (frames, 2, height, width)
+                                   int height, int width, float along, float across,
+                                   float* __restrict__ flow_laplacian) {  // (frames, 2, height, width)
+  const int x = pixel_x(), y = pixel_y(), plane = height * width;
+  if (x >= width || y >= height) return;
+  const Stencil<false> at(x, y, height, width);
+  flow += (long long)blockIdx.z * 2 * plane;
+  float* out = flow_laplacian + (long long)blockIdx.z * 2 * plane + at.here;
+  out[0] = laplacian<false, false>(flow, flow, at, {along, across});
+  out[plane] = laplacian<false, false>(flow + plane, flow, at, {along, across});
+}
+
 // Launch: blocks of (32, 16) threads, blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile. On the
 // finest grid, the way back of cycle - 1, unless cycle is 0, and the way down of the next, unless cycle is `cycles`. The halo
 // is of 2 pixels for the way back and of 4 for the way down.
@@ -249,11 +264,11 @@ template <int CHANNELS>
 __global__ void __launch_bounds__(512, 2)
     relax_finest(const float* __restrict__ tensor,            // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,            // (CHANNELS, height, width)
-                 const float* __restrict__ flow,              // (frames or 1, 2, height, width)
+                 const float* __restrict__ flow_laplacian,    // (frames or 1, 2, height, width)
                  const float* __restrict__ relaxed,           // (frames, 2, height, width), after the way down of cycle - 1
                  const float* __restrict__ seen,              // (frames, 2, height, width), when psi of cycle - 1 was made
                  const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
-                 int height, int width, int tile_height, float along, float across, float omega, long long flow_stride,
+                 int height, int width, int tile_height, float along, float across, float omega, long long laplacian_stride,
                  int cycle, int cycles, int weighted, int refreshed,  // whether psi of cycle - 1 is not 1, that of cycle is new
                  float constant, float factor, float power,
                  float* __restrict__ increment,        // (frames, 2, height, width), at the start of cycle
@@ -264,15 +279,14 @@ __global__ void __launch_bounds__(512, 2)
   const Tile tile(grid, tile_height, halo);
   const Planes& now = tile.planes;
   tensor += (long long)blockIdx.z * CHANNELS * 6 * pixels;
-  flow += blockIdx.z * flow_stride;
+  flow_laplacian += blockIdx.z * laplacian_stride;
   const auto accumulate = [&](int margin, const Planes& of, bool robust) {
     const Psi psi = robust ? Psi{constant, factor, power} : Psi{1.0f, 0.0f, 0.0f};
     for_pixels(tile.around(margin), [&](int x, int y) {
-      const Stencil<false> at(x, y, height, width);
+      const int here = y * width + x;
       const float* du = of.increment + of.index(x, y);
-      System sum = {0.0f, 0.0f, 0.0f, laplacian<false, false>(flow, flow, at, grid.c),
-                    laplacian<false, false>(flow + pixels, flow, at, grid.c)};
-      add_data<CHANNELS>(tensor + at.here, weight + at.here, pixels, du[0], du[of.plane], psi, sum);
+      System sum = {0.0f, 0.0f, 0.0f, flow_laplacian[here], flow_laplacian[pixels + here]};
+      add_data<CHANNELS>(tensor + here, weight + here, pixels, du[0], du[of.plane], psi, sum);
       store_system(sum, now.system + now.index(x, y), now.plane);
     });
   };

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import SHARED_MEMORY, frame_stride
+from flowreg_gpu.cuda.launch import BLOCK, SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
@@ -16,6 +16,7 @@ __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
 FILE = "multigrid.cu"
 CHANNELS = (1, 2, 3, 4)  # more are compiled when they are met
 EXPRESSIONS = (
+    "differentiate_flow",
     *(f"relax_finest<{channels}>" for channels in CHANNELS),
     "relax_and_restrict",
     "relax_and_correct",
@@ -52,6 +53,12 @@ def relax_in_cycles(
         for grid in (*large, small[0])
     ]
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
+    laplacian = device.empty(flow.shape, np.float32)
+    device.kernel(FILE, "differentiate_flow")(
+        pixel_grid(width, height, flow.shape[0]),
+        BLOCK,
+        (flow, np.int32(height), np.int32(width), *edge, laplacian),
+    )
     starts, relaxed = ([device.empty((frames, 2, height, width), np.float32) for _ in range(2)] for _ in range(2))
     psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
     weighted = False
@@ -63,8 +70,8 @@ def relax_in_cycles(
             f"relax_finest<{channels}>",
             finest,
             omega,
-            (tensor, weight, flow, relaxed[0], starts[0], coarser[0].increment),
-            (np.int64(frame_stride(flow)), *flags, *psi),
+            (tensor, weight, laplacian, relaxed[0], starts[0], coarser[0].increment),
+            (np.int64(frame_stride(laplacian)), *flags, *psi),
             (starts[1], relaxed[1], coarser[0].system),
             halo=WAY_BACK * (cycle > 0) + WAY_DOWN * (cycle < cycles),
         )
@@ -85,7 +92,7 @@ def relax_in_cycles(
 
 def scratch_planes(height: int, width: int, edge: Edge) -> float:
     """Float32 planes of a level that it takes for every frame beside the result."""
-    return 6 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
+    return 8 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
 
 
 def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
