@@ -7,9 +7,9 @@
 // pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
 //
 // Large grids are relaxed in tiles, in shared memory, on the way down and on the way back. On the finest grid, the way back of
-// a cycle and the way down of the next are one launch; the system is made anew for each, as it would take as many bytes as
-// what it is made of. On the others, the way back repeats the sweep of the way down, which begins from zero. All that are
-// small take one launch for all their steps of a cycle.
+// a cycle and the way down of the next are one launch; the system is summed anew for each, from what the channels count. On
+// the others, the way back repeats the sweep of the way down, which begins from zero. All that are small take one launch for
+// all their steps of a cycle.
 #include "relaxation.cuh"
 
 struct Grid {
@@ -31,6 +31,9 @@ struct Grid {
 // Columns from `left` to before `right`, rows likewise.
 struct Region {
   int left, top, right, bottom;
+  __device__ __forceinline__ bool contains(int x, int y) const {
+    return x >= left && x < right && y >= top && y < bottom;
+  }
   // With as many pixels more on every side, as far as the grid goes.
   __device__ __forceinline__ Region grown(int margin, const Grid& grid) const {
     return {max(left - margin, 0), max(top - margin, 0), min(right + margin, grid.width),
@@ -265,14 +268,14 @@ __global__ void __launch_bounds__(512, 2)
     relax_finest(const float* __restrict__ tensor,            // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,            // (CHANNELS, height, width)
                  const float* __restrict__ flow_laplacian,    // (frames or 1, 2, height, width)
-                 const float* __restrict__ relaxed,           // (frames, 2, height, width), after the way down of cycle - 1
-                 const float* __restrict__ seen,              // (frames, 2, height, width), when psi of cycle - 1 was made
+                 const float* __restrict__ share,             // (frames, CHANNELS, height, width), in cycle - 1
+                 const float* __restrict__ before,            // (frames, 2, height, width), after its way down
                  const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
-                 int height, int width, int tile_height, float along, float across, float omega, long long laplacian_stride,
-                 int cycle, int cycles, int weighted, int refreshed,  // whether psi of cycle - 1 is not 1, that of cycle is new
+                 int height, int width, int tile_height, float along, float across, float omega,
+                 long long laplacian_stride, int cycle, int cycles, int refreshed,  // whether psi is made anew for `cycle`
                  float constant, float factor, float power,
-                 float* __restrict__ increment,        // (frames, 2, height, width), at the start of cycle
-                 float* __restrict__ now_relaxed,      // (frames, 2, height, width), after its way down
+                 float* __restrict__ new_share,        // (frames, CHANNELS, height, width), where they change
+                 float* __restrict__ increment,        // (frames, 2, height, width), after the last step
                  float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
   const Grid grid = {height, width, {along, across}};
   const int halo = (cycle > 0 ? 2 : 0) + (cycle < cycles ? 4 : 0), pixels = grid.pixels();
@@ -280,35 +283,48 @@ __global__ void __launch_bounds__(512, 2)
   const Planes& now = tile.planes;
   tensor += (long long)blockIdx.z * CHANNELS * 6 * pixels;
   flow_laplacian += blockIdx.z * laplacian_stride;
-  const auto accumulate = [&](int margin, const Planes& of, bool robust) {
-    const Psi psi = robust ? Psi{constant, factor, power} : Psi{1.0f, 0.0f, 0.0f};
+  share += (long long)blockIdx.z * CHANNELS * pixels;
+  new_share += (long long)blockIdx.z * CHANNELS * pixels;
+  const auto accumulate = [&](int margin, auto share_of) {
     for_pixels(tile.around(margin), [&](int x, int y) {
       const int here = y * width + x;
-      const float* du = of.increment + of.index(x, y);
       System sum = {0.0f, 0.0f, 0.0f, flow_laplacian[here], flow_laplacian[pixels + here]};
-      add_data<CHANNELS>(tensor + here, weight + here, pixels, du[0], du[of.plane], psi, sum);
+#pragma unroll
+      for (int channel = 0; channel < CHANNELS; ++channel) {
+        const float* j = tensor + 6LL * channel * pixels + here;
+        add_channel(j, share_of(x, y, channel, j), pixels, sum);
+      }
       store_system(sum, now.system + now.index(x, y), now.plane);
     });
   };
 
   // 1. the way back of the earlier cycle
   if (cycle > 0) {
-    const Planes before = frame_planes(grid, nullptr, relaxed);
-    for_pixels(tile.around(halo), [&](int x, int y) { copy_increment(before, now, x, y); });
-    accumulate(halo - 1, frame_planes(grid, nullptr, seen), weighted);
+    const Planes from = frame_planes(grid, nullptr, before);
+    for_pixels(tile.around(halo), [&](int x, int y) { copy_increment(from, now, x, y); });
+    accumulate(halo - 1, [&](int x, int y, int channel, const float*) { return share[channel * pixels + y * width + x]; });
     correct(frame_planes(grid.coarser(), nullptr, coarse_increment), now, tile.around(halo));
     relax(now, tile.core, halo - 2, omega);
   } else {
     for_pixels(tile.around(halo), [&](int x, int y) { clear_increment(now, x, y); });
   }
-  tile.write_increment(increment);
-  if (cycle == cycles) return;
 
   // 2. the way down of the next
-  if (refreshed || cycle == 0) accumulate(3, now, refreshed);
-  relax(now, tile.core, 2, omega);
-  tile.write_increment(now_relaxed);
-  restrict_to(frame_planes(grid.coarser(), coarse_system, nullptr), now, tile.core);
+  if (cycle < cycles) {
+    if (refreshed || cycle == 0) {
+      const Psi psi = refreshed ? Psi{constant, factor, power} : Psi{1.0f, 0.0f, 0.0f};
+      accumulate(3, [&](int x, int y, int channel, const float* j) {
+        const int at = channel * pixels + y * width + x;
+        const float* du = now.increment + now.index(x, y);
+        const float value = data_share(j, weight[at], pixels, du[0], du[now.plane], psi);
+        if (tile.core.contains(x, y)) new_share[at] = value;
+        return value;
+      });
+    }
+    relax(now, tile.core, 2, omega);
+    restrict_to(frame_planes(grid.coarser(), coarse_system, nullptr), now, tile.core);
+  }
+  tile.write_increment(increment);
 }
 
 // Relaxes the tile of a coarser grid from zero.

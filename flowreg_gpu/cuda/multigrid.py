@@ -59,40 +59,39 @@ def relax_in_cycles(
         BLOCK,
         (flow, np.int32(height), np.int32(width), *edge, laplacian),
     )
-    starts, relaxed = ([device.empty((frames, 2, height, width), np.float32) for _ in range(2)] for _ in range(2))
+    shares, increments = (
+        [device.empty((frames, count, height, width), np.float32) for _ in range(2)] for count in (channels, 2)
+    )
     psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
-    weighted = False
     for cycle in range(cycles + 1):
-        refreshed = cycle < cycles and (cycle + 1) % lag == 0
-        flags = map(np.int32, (cycle, cycles, weighted, refreshed))
+        refreshed = (cycle + 1) % lag == 0
         _relax(
             device,
             f"relax_finest<{channels}>",
             finest,
             omega,
-            (tensor, weight, laplacian, relaxed[0], starts[0], coarser[0].increment),
-            (np.int64(frame_stride(laplacian)), *flags, *psi),
-            (starts[1], relaxed[1], coarser[0].system),
+            (tensor, weight, laplacian, shares[0], increments[0], coarser[0].increment),
+            (np.int64(frame_stride(laplacian)), *map(np.int32, (cycle, cycles, refreshed)), *psi),
+            (shares[1], increments[1], coarser[0].system),
             halo=WAY_BACK * (cycle > 0) + WAY_DOWN * (cycle < cycles),
         )
         if cycle == cycles:
             break
-        relaxed.reverse()
-        if refreshed:  # what psi was made of stays until the next time
-            starts.reverse()
-            weighted = True
+        increments.reverse()
+        if refreshed or cycle == 0:
+            shares.reverse()
         for fine, coarse in itertools.pairwise(coarser):
             _relax(device, "relax_and_restrict", fine.grid, omega, (fine.system,), (), (coarse.system,))
         _relax_small(device, coarser[-1], small, omega, scratch)
         for coarse, fine in itertools.pairwise(coarser[::-1]):
             inputs = fine.system, coarse.increment
             _relax(device, "relax_and_correct", fine.grid, omega, inputs, (), (fine.increment,))
-    return starts[1]
+    return increments[1]
 
 
-def scratch_planes(height: int, width: int, edge: Edge) -> float:
+def scratch_planes(height: int, width: int, channels: int, edge: Edge) -> float:
     """Float32 planes of a level that it takes for every frame beside the result."""
-    return 8 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
+    return 2 * channels + 4 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
 
 
 def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
