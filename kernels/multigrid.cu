@@ -80,14 +80,15 @@ __device__ __forceinline__ void copy_increment(const Planes& from, const Planes&
   out[to.plane] = in[from.plane];
 }
 
-// Three neighbours along one side and what each counts.
+// Neighbours along one side, in order, and what each counts.
+template <int COUNT>
 struct Taps {
-  int index[3];
-  float share[3];
+  int index[COUNT];
+  float share[COUNT];
 };
 
 // Pixels of a finer side that pixel `at` of a coarser one covers.
-__device__ __forceinline__ Taps mean_taps(int at, int fine, int coarse) {
+__device__ __forceinline__ Taps<3> mean_taps(int at, int fine, int coarse) {
   int middle = fine == coarse ? at : 2 * at;
   float all = (float)coarse / (float)fine, before = 0.0f, after = 0.0f;
   if (fine == 2 * coarse) {
@@ -100,11 +101,11 @@ __device__ __forceinline__ Taps mean_taps(int at, int fine, int coarse) {
 }
 
 // Pixels of a coarser side between which pixel `at` of a finer one lies.
-__device__ __forceinline__ Taps linear_taps(int at, int fine, int coarse) {
+__device__ __forceinline__ Taps<2> linear_taps(int at, int fine, int coarse) {
   int middle = fine == coarse ? at : at / 2;
   float offset = (float)((2 * at + 1) * coarse - fine - 2 * fine * middle) / (float)(2 * fine);
-  return {{max(middle - 1, 0), middle, min(middle + 1, coarse - 1)},
-          {fmaxf(-offset, 0.0f), 1.0f - fabsf(offset), fmaxf(offset, 0.0f)}};
+  if (offset < 0.0f) return {{max(middle - 1, 0), middle}, {-offset, 1.0f + offset}};
+  return {{middle, min(middle + 1, coarse - 1)}, {1.0f - offset, offset}};
 }
 
 // Update of one pixel by the rule block.
@@ -130,8 +131,8 @@ __device__ __forceinline__ System residual(const Planes& now, int x, int y) {
 
 // System of one pixel of the coarser grid.
 __device__ __forceinline__ void restrict_at(const Planes& fine, const Planes& coarse, int x, int y) {
-  Taps columns = mean_taps(x, fine.grid.width, coarse.grid.width);
-  Taps rows = mean_taps(y, fine.grid.height, coarse.grid.height);
+  const Taps<3> columns = mean_taps(x, fine.grid.width, coarse.grid.width);
+  const Taps<3> rows = mean_taps(y, fine.grid.height, coarse.grid.height);
   System mean = {};
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
@@ -158,26 +159,21 @@ __device__ __forceinline__ void restrict_at(const Planes& fine, const Planes& co
 
 // Adds the correction of the coarser grid to one pixel.
 __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& fine, int x, int y) {
-  Taps columns = linear_taps(x, fine.grid.width, coarse.grid.width);
-  Taps rows = linear_taps(y, fine.grid.height, coarse.grid.height);
-  const float *du = coarse.increment, *dv = du + coarse.plane;
-  float between_u[3] = {}, between_v[3] = {};
+  const Taps<2> columns = linear_taps(x, fine.grid.width, coarse.grid.width);
+  const Taps<2> rows = linear_taps(y, fine.grid.height, coarse.grid.height);
 #pragma unroll
-  for (int j = 0; j < 3; ++j) {
-    if (rows.share[j] == 0.0f) continue;
+  for (int k = 0; k < 2; ++k) {
+    const float* correction = coarse.increment + k * coarse.plane;
+    float between[2] = {};
 #pragma unroll
-    for (int i = 0; i < 3; ++i) {
-      const int at = coarse.index(columns.index[i], rows.index[j]);
-      between_u[i] += rows.share[j] * du[at];
-      between_v[i] += rows.share[j] * dv[at];
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        between[i] += rows.share[j] * correction[coarse.index(columns.index[i], rows.index[j])];
+      }
     }
+    fine.increment[k * fine.plane + fine.index(x, y)] += columns.share[0] * between[0] + columns.share[1] * between[1];
   }
-  const auto across = [&](const float* between) {
-    return columns.share[0] * between[0] + columns.share[1] * between[1] + columns.share[2] * between[2];
-  };
-  float* here = fine.increment + fine.index(x, y);
-  here[0] += across(between_u);
-  here[fine.plane] += across(between_v);
 }
 
 // The threads of a block, 32 x 16, share out the pixels of a region, a column at a time, and wait for each other at the end.
