@@ -2,14 +2,14 @@
 //
 // A cycle refreshes psi and solves the linear system that this gives a little further: a sweep of the rule block, the same
 // for what is left on a grid of half the size, and another sweep. The system is discretised anew on the coarser grid: its
-// data term is the mean over the pixels' area, its alpha / h^2 follows from the true ratio of the sizes. What is left of the
-// right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side covers the
-// pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
+// data term is the mean over the pixels' area, its alpha / h^2 follows from the true ratio of the sizes. What is left of
+// the right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side covers
+// the pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
 //
-// Large grids are relaxed in tiles, in shared memory, on the way down and on the way back. On the finest grid, the way back of
-// a cycle and the way down of the next are one launch; the system is summed anew for each, from what the channels count. On
-// the others, the way back repeats the sweep of the way down, which begins from zero. All that are small take one launch for
-// all their steps of a cycle.
+// Large grids are relaxed in tiles, in shared memory: on the way down, a sweep and the restriction are one launch, on the
+// way back the correction and a sweep. On the finest grid, the way back of a cycle and the way down of the next are one,
+// and each sums the system anew, from what the channels count. On the others, the way back begins with the sweep of the way
+// down, from zero, instead of having its result stored. All that are small take one launch for all their steps of a cycle.
 #include "relaxation.cuh"
 
 struct Grid {
@@ -41,8 +41,8 @@ struct Region {
   }
 };
 
-// Planes of a grid, or of a part of it that begins at (left, top): data term 11, 22, 12 and right-hand sides u, v; increment
-// u, v.
+// Planes of a grid, or of a part of it that begins at (left, top): data term 11, 22, 12 and right-hand sides u, v; and the
+// increment u, v. A row is `pitch` floats long, and planes lie `plane` apart.
 struct Planes {
   Grid grid;
   int left, top, pitch, plane;
@@ -176,7 +176,7 @@ __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& f
   }
 }
 
-// The threads of a block, 32 x 16, share out the pixels of a region, a column at a time, and wait for each other at the end.
+// The threads of a block, 32 x 16, share out the pixels of a region, a column each, and wait for each other at the end.
 template <typename Work>
 __device__ __forceinline__ void for_pixels(const Region& region, Work work) {
   for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {
@@ -185,8 +185,8 @@ __device__ __forceinline__ void for_pixels(const Region& region, Work work) {
   __syncthreads();
 }
 
-// The same with the pixels of one colour, (x + y) % 2 == colour. A thread owns two above each other, one of which has it: those
-// of a warp lie in different banks.
+// The same with the pixels of one colour, (x + y) % 2 == colour: one of two above each other, so that those of a warp lie
+// in different banks.
 template <typename Work>
 __device__ __forceinline__ void for_colour(const Region& region, int colour, Work work) {
   for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {
@@ -222,9 +222,9 @@ __device__ __forceinline__ Planes frame_planes(Grid grid, const float* system, c
           const_cast<float*>(increment) + blockIdx.z * 2 * pixels};
 }
 
-// The tile of this block in shared memory: what it answers for, and a halo around it, which makes WIDTH x `height` pixels. A
-// sweep spoils two pixels of the halo, the residual one more, and its mean another one. A row holds the seven planes one after
-// the other.
+// The tile of this block in shared memory: what it answers for, and a halo around it, which makes WIDTH x `height` pixels.
+// A sweep spoils two pixels of the halo, the residual one more, and its mean another one. A row holds the seven planes one
+// after the other.
 struct Tile {
   static const int WIDTH = 64;
   Region core;
@@ -256,22 +256,22 @@ __global__ void differentiate_flow(const float* __restrict__ flow,  // (frames, 
   out[plane] = laplacian<false, false>(flow + plane, flow, at, {along, across});
 }
 
-// Launch: blocks of (32, 16) threads, blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile. On the
-// finest grid, the way back of cycle - 1, unless cycle is 0, and the way down of the next, unless cycle is `cycles`. The halo
-// is of 2 pixels for the way back and of 4 for the way down.
+// Launch: blocks of (32, 16) threads, blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile. On
+// the finest grid, the way back of cycle - 1, unless cycle is 0, and the way down of the next, unless cycle is `cycles`: a
+// halo of 2 pixels for the way back and of 4 for the way down.
 template <int CHANNELS>
 __global__ void __launch_bounds__(512, 2)
     relax_finest(const float* __restrict__ tensor,            // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,            // (CHANNELS, height, width)
                  const float* __restrict__ flow_laplacian,    // (frames or 1, 2, height, width)
-                 const float* __restrict__ share,             // (frames, CHANNELS, height, width), in cycle - 1
+                 const float* __restrict__ share,             // (frames, CHANNELS, height, width), data_share in cycle - 1
                  const float* __restrict__ before,            // (frames, 2, height, width), after its way down
                  const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
                  int height, int width, int tile_height, float along, float across, float omega,
                  long long laplacian_stride, int cycle, int cycles, int refreshed,  // whether psi is made anew for `cycle`
                  float constant, float factor, float power,
-                 float* __restrict__ new_share,        // (frames, CHANNELS, height, width), where they change
-                 float* __restrict__ increment,        // (frames, 2, height, width), after the last step
+                 float* __restrict__ new_share,        // (frames, CHANNELS, height, width), written where psi changes
+                 float* __restrict__ increment,        // (frames, 2, height, width), after the last sweep
                  float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
   const Grid grid = {height, width, {along, across}};
   const int halo = (cycle > 0 ? 2 : 0) + (cycle < cycles ? 4 : 0), pixels = grid.pixels();
@@ -358,8 +358,8 @@ __global__ void __launch_bounds__(512, 2)
   tile.write_increment(increment);
 }
 
-// Launch: one block of (32, 16) threads a frame, blockIdx.z = frame; shared memory for `grids` Planes. A cycle from this grid to
-// the coarsest and back.
+// Launch: one block of (32, 16) threads a frame, blockIdx.z = frame; shared memory for `grids` Planes. A cycle from this
+// grid to the coarsest and back.
 __global__ void __launch_bounds__(512, 1)
     relax_small_grids(const float* __restrict__ system,  // (frames, 5, height, width)
                       int height, int width, float along, float across, float omega, int grids, int coarsest_sweeps,

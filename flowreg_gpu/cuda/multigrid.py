@@ -26,7 +26,7 @@ EXPRESSIONS = (
 SMALL_PIXELS = 8192  # of the largest grid that takes one launch with all coarser ones; the finest is never among them
 THREADS = (32, 16)
 TILE_WIDTH = 64  # pixels with halo
-WAY_BACK, WAY_DOWN = 2, 4  # pixels around a tile that they take
+WAY_BACK, WAY_DOWN = 2, 4  # pixels around a tile that they take, even numbers
 PIXEL_BYTES = 28  # of shared memory, for the system and the increment of a tile's pixel
 GRID_BYTES = 48  # of shared memory, for what describes a small grid
 
@@ -46,25 +46,21 @@ def relax_in_cycles(
 ) -> Buffer:
     """Return the increment (n, 2, h, w) float32; arguments as in `solver.solve`, `edge` is alpha / h^2 of x and y."""
     frames, channels, _, height, width = tensor.shape
-    cycles, lag, omega = relaxation.sweeps, relaxation.lag, np.float32(relaxation.omega)
+    cycles, omega = relaxation.sweeps, np.float32(relaxation.omega)
     finest, large, small = _split(plan_grids(height, width, edge))
     coarser = [
         _Planes(grid, *(device.empty((frames, count, grid.height, grid.width), np.float32) for count in (5, 2)))
         for grid in (*large, small[0])
     ]
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
-    laplacian = device.empty(flow.shape, np.float32)
-    device.kernel(FILE, "differentiate_flow")(
-        pixel_grid(width, height, flow.shape[0]),
-        BLOCK,
-        (flow, np.int32(height), np.int32(width), *edge, laplacian),
-    )
+    laplacian = _differentiate(device, flow, edge)
+    # of one cycle and of the next, as tiles read what lies around them
     shares, increments = (
         [device.empty((frames, count, height, width), np.float32) for _ in range(2)] for count in (channels, 2)
     )
     psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
     for cycle in range(cycles + 1):
-        refreshed = (cycle + 1) % lag == 0
+        refreshed = (cycle + 1) % relaxation.lag == 0
         _relax(
             device,
             f"relax_finest<{channels}>",
@@ -75,18 +71,12 @@ def relax_in_cycles(
             (shares[1], increments[1], coarser[0].system),
             halo=WAY_BACK * (cycle > 0) + WAY_DOWN * (cycle < cycles),
         )
-        if cycle == cycles:
-            break
         increments.reverse()
         if refreshed or cycle == 0:
             shares.reverse()
-        for fine, coarse in itertools.pairwise(coarser):
-            _relax(device, "relax_and_restrict", fine.grid, omega, (fine.system,), (), (coarse.system,))
-        _relax_small(device, coarser[-1], small, omega, scratch)
-        for coarse, fine in itertools.pairwise(coarser[::-1]):
-            inputs = fine.system, coarse.increment
-            _relax(device, "relax_and_correct", fine.grid, omega, inputs, (), (fine.increment,))
-    return increments[1]
+        if cycle < cycles:
+            _relax_coarser(device, coarser, small, omega, scratch)
+    return increments[0]
 
 
 def scratch_planes(height: int, width: int, channels: int, edge: Edge) -> float:
@@ -109,6 +99,28 @@ def _pixels(grids: list[Grid]) -> int:
     return sum(grid.height * grid.width for grid in grids)
 
 
+def _differentiate(device: Device, flow: Buffer, edge: Edge) -> Buffer:
+    """Laplacian (1 or n, 2, h, w) of the flow."""
+    frames, _, height, width = flow.shape
+    out = device.empty(flow.shape, np.float32)
+    device.kernel(FILE, "differentiate_flow")(
+        pixel_grid(width, height, frames), BLOCK, (flow, np.int32(height), np.int32(width), *edge, out)
+    )
+    return out
+
+
+def _relax_coarser(
+    device: Device, planes: list[_Planes], small: list[Grid], omega: np.float32, scratch: Buffer
+) -> None:
+    """A cycle from the second grid to the coarsest and back."""
+    for fine, coarse in itertools.pairwise(planes):
+        _relax(device, "relax_and_restrict", fine.grid, omega, (fine.system,), (), (coarse.system,))
+    _relax_small(device, planes[-1], small, omega, scratch)
+    for coarse, fine in itertools.pairwise(planes[::-1]):
+        inputs = fine.system, coarse.increment
+        _relax(device, "relax_and_correct", fine.grid, omega, inputs, (), (fine.increment,))
+
+
 def _relax(
     device: Device,
     kernel: str,
@@ -119,7 +131,7 @@ def _relax(
     outputs: tuple[Buffer, ...],
     halo: int = WAY_DOWN,
 ) -> None:
-    """Relax the tiles of a grid on the way down, on the way back, or both."""
+    """Relax the tiles of a grid on the way down, on the way back, or both; on coarser grids either takes that halo."""
     tile_height = _tile_height(device)
     inner_width, inner_height = TILE_WIDTH - 2 * halo, tile_height - 2 * halo
     device.kernel(FILE, kernel)(
