@@ -124,8 +124,8 @@ __device__ __forceinline__ System residual(const Planes& now, int x, int y) {
   const float* du = now.increment;
   const float* dv = du + now.plane;
   float u = du[at.here], v = dv[at.here];
-  sum.bu = weighted_sum(du, at, c) + sum.bu - ((diagonal + sum.d11) * u + sum.d12 * v);
-  sum.bv = weighted_sum(dv, at, c) + sum.bv - (sum.d12 * u + (diagonal + sum.d22) * v);
+  sum.bu = fmaf(-sum.d12, v, fmaf(-(diagonal + sum.d11), u, weighted_sum(du, at, c, sum.bu)));
+  sum.bv = fmaf(-sum.d12, u, fmaf(-(diagonal + sum.d22), v, weighted_sum(dv, at, c, sum.bv)));
   return sum;
 }
 
@@ -142,17 +142,17 @@ __device__ __forceinline__ void restrict_at(const Planes& fine, const Planes& co
     for (int j = 0; j < 3; ++j) {
       if (rows.share[j] == 0.0f) continue;
       System one = residual(fine, columns.index[i], rows.index[j]);
-      column.d11 += rows.share[j] * one.d11;
-      column.d22 += rows.share[j] * one.d22;
-      column.d12 += rows.share[j] * one.d12;
-      column.bu += rows.share[j] * one.bu;
-      column.bv += rows.share[j] * one.bv;
+      column.d11 = fmaf(rows.share[j], one.d11, column.d11);
+      column.d22 = fmaf(rows.share[j], one.d22, column.d22);
+      column.d12 = fmaf(rows.share[j], one.d12, column.d12);
+      column.bu = fmaf(rows.share[j], one.bu, column.bu);
+      column.bv = fmaf(rows.share[j], one.bv, column.bv);
     }
-    mean.d11 += columns.share[i] * column.d11;
-    mean.d22 += columns.share[i] * column.d22;
-    mean.d12 += columns.share[i] * column.d12;
-    mean.bu += columns.share[i] * column.bu;
-    mean.bv += columns.share[i] * column.bv;
+    mean.d11 = fmaf(columns.share[i], column.d11, mean.d11);
+    mean.d22 = fmaf(columns.share[i], column.d22, mean.d22);
+    mean.d12 = fmaf(columns.share[i], column.d12, mean.d12);
+    mean.bu = fmaf(columns.share[i], column.bu, mean.bu);
+    mean.bv = fmaf(columns.share[i], column.bv, mean.bv);
   }
   store_system(mean, coarse.system + coarse.index(x, y), coarse.plane);
 }
@@ -164,15 +164,18 @@ __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& f
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     const float* correction = coarse.increment + k * coarse.plane;
-    float between[2] = {};
+    float& increment = fine.increment[k * fine.plane + fine.index(x, y)];
+    float sum = increment;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
+      float between = 0.0f;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        between[i] += rows.share[j] * correction[coarse.index(columns.index[i], rows.index[j])];
+        between = fmaf(rows.share[j], correction[coarse.index(columns.index[i], rows.index[j])], between);
       }
+      sum = fmaf(columns.share[i], between, sum);
     }
-    fine.increment[k * fine.plane + fine.index(x, y)] += columns.share[0] * between[0] + columns.share[1] * between[1];
+    increment = sum;
   }
 }
 

@@ -11,24 +11,31 @@ struct Psi {
 };
 
 // x^exponent for normal x > 0, relative error about 1e-6, by the arithmetic that the CPU uses: log2(1 + t) of the mantissa
-// 1 + t in [sqrt(1/2), sqrt(2)) and 2^f, |f| <= 1/2, as minimax polynomials summed in pairs. 3 * 2^22 added to a small
-// number leaves the nearest integer in its last bits.
+// 1 + t in [sqrt(1/2), sqrt(2)) and 2^f, |f| <= 1/2, as minimax polynomials. 3 * 2^22 added to a small number leaves the
+// nearest integer in its last bits, from where it goes to the exponent of the result.
 __device__ __forceinline__ float power(float x, float exponent) {
-  const int sqrt_half = 0x3F3504F3, round_bits = 0x4B400000;
+  const int sqrt_half = 0x3F3504F3;
   const float round = 12582912.0f;
   int bits = __float_as_int(x) - sqrt_half;
-  float t = __int_as_float((bits & 0x007FFFFF) + sqrt_half) - 1.0f, t2 = t * t;
-  float log2 = (float)(bits >> 23) +
-               t * (((1.44269967f + -0.721375883f * t) + t2 * (0.480465025f + -0.35896185f * t)) +
-                    (t2 * t2) * ((0.297262609f + -0.272698015f * t) + t2 * 0.170634523f));
-  float y = exponent * log2, rounded = y + round, f = y - (rounded - round), f2 = f * f;
-  float fraction = 1.0f + f * (((0.693147004f + 0.240222424f * f) + f2 * (0.0555073358f + 0.00967151299f * f)) +
-                               (f2 * f2) * 0.00132647273f);
-  return fraction * __int_as_float((__float_as_int(rounded) + (127 - round_bits)) << 23);
+  float t = __int_as_float((bits & 0x007FFFFF) + sqrt_half) - 1.0f;
+  float series = fmaf(0.170634523f, t, -0.272698015f);
+  series = fmaf(series, t, 0.297262609f);
+  series = fmaf(series, t, -0.35896185f);
+  series = fmaf(series, t, 0.480465025f);
+  series = fmaf(series, t, -0.721375883f);
+  series = fmaf(series, t, 1.44269967f);
+  float log2 = fmaf(t, series, (float)(bits >> 23));
+  float rounded = fmaf(exponent, log2, round), f = fmaf(exponent, log2, round - rounded);
+  float fraction = fmaf(0.00132647273f, f, 0.00967151299f);
+  fraction = fmaf(fraction, f, 0.0555073358f);
+  fraction = fmaf(fraction, f, 0.240222424f);
+  fraction = fmaf(fraction, f, 0.693147004f);
+  fraction = fmaf(fraction, f, 1.0f);
+  return __int_as_float(__float_as_int(fraction) + (__float_as_int(rounded) << 23));
 }
 
 __device__ __forceinline__ float robust_weight(float x, Psi psi) {
-  return psi.constant + psi.factor * power(x + 1e-5f, psi.power);
+  return fmaf(psi.factor, power(x + 1e-5f, psi.power), psi.constant);
 }
 
 // The five pixels of the stencil, as offsets in a plane: before and after along the line that is relaxed in order (a column
@@ -75,13 +82,13 @@ __device__ __forceinline__ float laplacian(const float* plane, const float* psi,
   float here = plane[at.here];
   if (ROBUST) {
     Edges edge(psi, at, c);
-    return edge.before * (plane[at.before] - here) + edge.after * (plane[at.after] - here) +
-           edge.left * (plane[at.left] - here) + edge.right * (plane[at.right] - here);
+    float along = fmaf(edge.after, plane[at.after] - here, edge.before * (plane[at.before] - here));
+    return fmaf(edge.right, plane[at.right] - here, fmaf(edge.left, plane[at.left] - here, along));
   }
-  float across = c.across * (plane[at.left] - 2.0f * here + plane[at.right]);
-  if (at.first) return c.along * (plane[at.after] - here) + across;
-  if (at.last) return c.along * (plane[at.before] - here) + across;
-  return c.along * (plane[at.before] - 2.0f * here + plane[at.after]) + across;
+  float across = c.across * (fmaf(-2.0f, here, plane[at.left]) + plane[at.right]);
+  if (at.first) return fmaf(c.along, plane[at.after] - here, across);
+  if (at.last) return fmaf(c.along, plane[at.before] - here, across);
+  return fmaf(c.along, fmaf(-2.0f, here, plane[at.before]) + plane[at.after], across);
 }
 
 // Data term of a pixel, summed over the channels, and right-hand sides of u and v.
@@ -92,7 +99,8 @@ struct System {
 // What one channel counts at a pixel, whose planes of the tensor lie `plane` apart: its weight times psi of the increment.
 __device__ __forceinline__ float data_share(const float* j, float weight, long long plane, float du, float dv, Psi psi) {
   float j11 = j[0], j22 = j[plane], j33 = j[2 * plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
-  float energy = j11 * du * du + j22 * dv * dv + 2.0f * (j12 * du * dv + j13 * du + j23 * dv) + j33;
+  float mixed = fmaf(j12, dv, j13);
+  float energy = fmaf(du, fmaf(j11, du, mixed + mixed), fmaf(dv, fmaf(j22, dv, j23 + j23), j33));
   // the resampling of a weight map overshoots below 0 at the edge of a mask, which would make the system indefinite
   return robust_weight(fmaxf(energy, 0.0f), psi) * fmaxf(weight, 0.0f);
 }
@@ -100,11 +108,11 @@ __device__ __forceinline__ float data_share(const float* j, float weight, long l
 // Adds the data term of one channel.
 __device__ __forceinline__ void add_channel(const float* j, float share, long long plane, System& sum) {
   float j11 = j[0], j22 = j[plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
-  sum.d11 += share * j11;
-  sum.d22 += share * j22;
-  sum.d12 += share * j12;
-  sum.bu -= share * j13;
-  sum.bv -= share * j23;
+  sum.d11 = fmaf(share, j11, sum.d11);
+  sum.d22 = fmaf(share, j22, sum.d22);
+  sum.d12 = fmaf(share, j12, sum.d12);
+  sum.bu = fmaf(-share, j13, sum.bu);
+  sum.bv = fmaf(-share, j23, sum.bv);
 }
 
 // Adds the data term of one pixel, with psi of its increment.
@@ -127,10 +135,10 @@ struct Coefficients {
 // Coefficients of the rule block; `diagonal` is the sum of the weights of the pixel's edges.
 __device__ __forceinline__ Coefficients invert(const System& sum, float diagonal, float omega) {
   // the data part alone may have rank 1: its determinant is kept apart and from going below 0
-  float determinant =
-      diagonal * (diagonal + sum.d11 + sum.d22) + fmaxf(sum.d11 * sum.d22 - sum.d12 * sum.d12, 0.0f);
-  float scale = omega / determinant;
-  return {scale * (diagonal + sum.d22), -scale * sum.d12, scale * (diagonal + sum.d11), sum.bu, sum.bv};
+  float data = fmaf(sum.d11, sum.d22, -(sum.d12 * sum.d12));
+  float first = diagonal + sum.d11, second = diagonal + sum.d22;
+  float scale = omega / fmaf(diagonal, first + sum.d22, fmaxf(data, 0.0f));
+  return {scale * second, -scale * sum.d12, scale * first, sum.bu, sum.bv};
 }
 
 template <int CHANNELS, bool ORDERED, bool ROBUST>
@@ -173,18 +181,19 @@ __device__ __forceinline__ float smoothness_weight(const float* u, const float* 
   float u_across = half.across * difference(u, du, at.right, at.left);
   float v_along = half.along * difference(v, dv, at.after, at.before);
   float v_across = half.across * difference(v, dv, at.right, at.left);
-  return robust_weight(u_along * u_along + u_across * u_across + v_along * v_along + v_across * v_across, psi);
+  float u_part = fmaf(u_across, u_across, u_along * u_along);
+  return robust_weight(fmaf(v_across, v_across, fmaf(v_along, v_along, u_part)), psi);
 }
 
-// Weighted sum of the neighbours of a pixel where the smoothness is quadratic.
-__device__ __forceinline__ float weighted_sum(const float* now, const Neighbours& at, Smoothness c) {
-  return c.along * (now[at.before] + now[at.after]) + c.across * (now[at.left] + now[at.right]);
+// Right-hand side of a pixel and the weighted sum of its neighbours, where the smoothness is quadratic.
+__device__ __forceinline__ float weighted_sum(const float* now, const Neighbours& at, Smoothness c, float right_side) {
+  return fmaf(c.along, now[at.before] + now[at.after], fmaf(c.across, now[at.left] + now[at.right], right_side));
 }
 
 // u and v of one pixel by the rule block, from the right-hand sides.
 __device__ __forceinline__ void update(float keep, const Coefficients& value, float su, float sv, float& u, float& v) {
-  u = keep * u + value.k0 * su + value.k1 * sv;
-  v = keep * v + value.k1 * su + value.k2 * sv;
+  u = fmaf(value.k0, su, fmaf(value.k1, sv, keep * u));
+  v = fmaf(value.k1, su, fmaf(value.k2, sv, keep * v));
 }
 
 // The same from the neighbours'.
@@ -194,15 +203,15 @@ __device__ __forceinline__ void relax_pixel(float* du, float* dv, const Coeffici
   float su, sv;
   if (ROBUST) {
     Edges edge(psi_smooth, at, c);
-    auto around = [&](const float* now) {
-      return edge.before * now[at.before] + edge.after * now[at.after] + edge.left * now[at.left] +
-             edge.right * now[at.right];
+    auto sum = [&](const float* now, float right_side) {
+      float along = fmaf(edge.after, now[at.after], fmaf(edge.before, now[at.before], right_side));
+      return fmaf(edge.right, now[at.right], fmaf(edge.left, now[at.left], along));
     };
-    su = around(du) + value.bu;
-    sv = around(dv) + value.bv;
+    su = sum(du, value.bu);
+    sv = sum(dv, value.bv);
   } else {
-    su = weighted_sum(du, at, c) + value.bu;
-    sv = weighted_sum(dv, at, c) + value.bv;
+    su = weighted_sum(du, at, c, value.bu);
+    sv = weighted_sum(dv, at, c, value.bv);
   }
   update(1.0f - omega, value, su, sv, du[at.here], dv[at.here]);
 }

@@ -191,19 +191,20 @@ __global__ void __launch_bounds__(512, 1)
   }
 }
 
-// New value of u (or v, `other` being u) of a pixel by the rule sor: `scale` is omega over its diagonal.
+// New value of u or v of a pixel by the rule sor: `scale` is omega over its diagonal, `right_side` holds the coupling.
 template <bool ROBUST>
-__device__ __forceinline__ float relaxed(const float* now, float scale, float right_side, float coupled,
-                                         const float* psi_smooth, const Stencil<true>& at, Smoothness c, float keep) {
+__device__ __forceinline__ float relaxed(const float* now, float scale, float right_side, const float* psi_smooth,
+                                         const Stencil<true>& at, Smoothness c, float keep) {
   float behind = c.along, around;
   if (ROBUST) {
     Edges edge(psi_smooth, at, c);
     behind = edge.before;
-    around = edge.after * now[at.after] + edge.left * now[at.left] + edge.right * now[at.right];
+    around = fmaf(edge.left, now[at.left], fmaf(edge.after, now[at.after], right_side));
+    around = fmaf(edge.right, now[at.right], around);
   } else {
-    around = c.along * now[at.after] + c.across * (now[at.left] + now[at.right]);
+    around = fmaf(c.along, now[at.after], fmaf(c.across, now[at.left] + now[at.right], right_side));
   }
-  return keep * now[at.here] + scale * (around + right_side - coupled) + scale * behind * now[at.before];
+  return fmaf(scale * behind, now[at.before], fmaf(scale, around, keep * now[at.here]));
 }
 
 // Launch: one block (32, 16) a frame, blockIdx.z = frame. At step t, the threads of row k of the block relax the pixels
@@ -243,9 +244,9 @@ __global__ void __launch_bounds__(512, 1)
         } else {
           value = load(coefficients + at.here, plane);
         }
-        float u = relaxed<ROBUST>(du, value.k0, value.bu, value.k2 * dv[at.here], psi_smooth, at, c, keep);
+        float u = relaxed<ROBUST>(du, value.k0, fmaf(-value.k2, dv[at.here], value.bu), psi_smooth, at, c, keep);
         du[at.here] = u;
-        dv[at.here] = relaxed<ROBUST>(dv, value.k1, value.bv, value.k2 * u, psi_smooth, at, c, keep);
+        dv[at.here] = relaxed<ROBUST>(dv, value.k1, fmaf(-value.k2, u, value.bv), psi_smooth, at, c, keep);
       }
     }
     __syncthreads();

@@ -27,24 +27,23 @@ __device__ __forceinline__ void relax_pair(float* du, float* dv, const float* co
                                            Smoothness c, float omega) {
   const int own = row + colour * half + i, other = half - colour * half + i;
   const int third = row + other - i + clamped(i + (parity == 0 ? -1 : 2), half);
-  const auto around = [&](const float* now, Pair here) {
+  const auto sum = [&](const float* now, Pair here, Pair right_side) {
     const Pair up = above < 0 ? here : pair_at(now, above + other), down = below < 0 ? here : pair_at(now, below + other);
     const Pair beside = pair_at(now, row + other);
     const float outside = now[third];
     float before = parity == 0 ? outside : beside.first, between = parity == 0 ? beside.first : beside.second;
     float after = parity == 0 ? beside.second : outside;
-    return Pair{c.along * ((x == 0 ? here.first : before) + (x == last ? here.first : between)) +
-                    c.across * (up.first + down.first),
-                c.along * (between + (x + 2 == last ? here.second : after)) + c.across * (up.second + down.second)};
+    return Pair{fmaf(c.along, (x == 0 ? here.first : before) + (x == last ? here.first : between),
+                     fmaf(c.across, up.first + down.first, right_side.first)),
+                fmaf(c.along, between + (x + 2 == last ? here.second : after),
+                     fmaf(c.across, up.second + down.second, right_side.second))};
   };
   Pair u = pair_at(du, own), v = pair_at(dv, own);
-  const Pair around_u = around(du, u), around_v = around(dv, v);
+  const Pair su = sum(du, u, pair_at(coefficients, 3 * stride)), sv = sum(dv, v, pair_at(coefficients, 4 * stride));
   const Pair k0 = pair_at(coefficients, 0), k1 = pair_at(coefficients, stride), k2 = pair_at(coefficients, 2 * stride);
-  const Pair bu = pair_at(coefficients, 3 * stride), bv = pair_at(coefficients, 4 * stride);
   const float keep = 1.0f - omega;
-  update(keep, {k0.first, k1.first, k2.first}, around_u.first + bu.first, around_v.first + bv.first, u.first, v.first);
-  update(keep, {k0.second, k1.second, k2.second}, around_u.second + bu.second, around_v.second + bv.second, u.second,
-         v.second);
+  update(keep, {k0.first, k1.first, k2.first}, su.first, sv.first, u.first, v.first);
+  update(keep, {k0.second, k1.second, k2.second}, su.second, sv.second, u.second, v.second);
   pair_at(du, own) = u;
   pair_at(dv, own) = v;
 }

@@ -64,15 +64,3 @@ __global__ void warp_frames(const T* __restrict__ frames,         // (frames, he
                                                 : (Real)reference[pixel * channels + channel]);
   }
 }
-
-// Where the registered frame shows the frame, not the reference.
-__global__ void valid_mask(const float* __restrict__ flow,  // (frames, 2, height, width)
-                           int height, int width,
-                           unsigned char* __restrict__ out) {  // (frames, height, width), 1 inside
-  int x = pixel_x(), y = pixel_y();
-  if (x >= width || y >= height) return;
-  const long long plane = (long long)height * width, pixel = (long long)y * width + x;
-  const float* uv = flow + blockIdx.z * 2 * plane + pixel;
-  Target<1> target;
-  out[blockIdx.z * plane + pixel] = find_target<1>((float)x + uv[0], (float)y + uv[plane], height, width, target);
-}

@@ -131,7 +131,7 @@ def test_parity_on_a_real_movie(shared_data, options):
 
 
 def test_contraction_stays_within_the_tolerance_of_two_backends():
-    """Were the kernels compiled with fused multiply-adds, a stiff system would still agree; others amplify rounding."""
+    """Were the kernels compiled with contraction, a stiff system would still agree; others amplify rounding."""
     movie, options = recording(3), {"alpha": 40, "quality": "fast"}
     expected = register(movie, fg.SequentialExecutor(), **options)
     difference = np.hypot(*np.moveaxis(register(movie, emulated(contraction=True), **options)[1] - expected[1], -1, 0))

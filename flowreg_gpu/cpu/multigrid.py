@@ -19,8 +19,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cpu.jit import compiled, inlined
-from flowreg_gpu.cpu.relaxation import ONE, PSI_EPS, TWO, ZERO, constant_laplacian, power
+from flowreg_gpu.cpu.jit import compiled, fma, inlined
+from flowreg_gpu.cpu.relaxation import (
+    ONE,
+    TWO,
+    ZERO,
+    constant_laplacian,
+    data_energy,
+    invert,
+    psi_of,
+    update,
+    weighted_sum,
+)
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, plan_grids
 
 __all__ = ["relax_in_cycles"]
@@ -213,23 +223,27 @@ def _residual_row(increment, plane, row, pitch, half, begin, other, parity, syst
     left_u, left_v = _U(begin), _U(pitch + begin)
     for i in range(half):
         x = _U(i)
-        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
-        su += system[bu + x]
-        residual[left_u + x] = su - ((smooth + system[d11 + x]) * increment[u + x] + system[d12 + x] * increment[v + x])
+        su = weighted_sum(
+            increment[left + x], increment[right + x], increment[above + x], increment[below + x], cx, cy,
+            system[bu + x],
+        )  # fmt: skip
+        su = fma(-(smooth + system[d11 + x]), increment[u + x], su)
+        residual[left_u + x] = fma(-system[d12 + x], increment[v + x], su)
     for i in range(half):
         x = _U(i)
-        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
-            increment[v_plane + above + x] + increment[v_plane + below + x]
-        )
-        sv += system[bv + x]
-        residual[left_v + x] = sv - (system[d12 + x] * increment[u + x] + (smooth + system[d22 + x]) * increment[v + x])
+        sv = weighted_sum(
+            increment[v_plane + left + x], increment[v_plane + right + x], increment[v_plane + above + x],
+            increment[v_plane + below + x], cx, cy, system[bv + x],
+        )  # fmt: skip
+        sv = fma(-(smooth + system[d22 + x]), increment[v + x], sv)
+        residual[left_v + x] = fma(-system[d12 + x], increment[u + x], sv)
 
 
 @compiled
 def _add_line(source, begin, share, target, at, count):
     begin, at = _U(begin), _U(at)
     for i in range(count):
-        target[at + _U(i)] += share * source[begin + _U(i)]
+        target[at + _U(i)] = fma(share, source[begin + _U(i)], target[at + _U(i)])
 
 
 @compiled
@@ -245,11 +259,8 @@ def _mean_line(sums, even, odd, weights, count, line):
     w_before, w_here, w_after = _U(0), _U(count), _U(2 * count)
     for i in range(count):
         x = _U(i)
-        line[x] = (
-            weights[w_before + x] * sums[before + x]
-            + weights[w_here + x] * sums[here + x]
-            + weights[w_after + x] * sums[after + x]
-        )
+        mean = fma(weights[w_here + x], sums[here + x], weights[w_before + x] * sums[before + x])
+        line[x] = fma(weights[w_after + x], sums[after + x], mean)
 
 
 @compiled
@@ -294,9 +305,8 @@ def _add_linear(line, weights, first, half, target, at, count):
     at, before, here, after = _U(at), _U(first), _U(first + half), _U(first + 2 * half)
     for i in range(count):
         x = _U(i)
-        target[at + x] += (
-            weights[before + x] * line[x] + weights[here + x] * line[x + _U(1)] + weights[after + x] * line[x + _U(2)]
-        )
+        total = fma(weights[here + x], line[x + _U(1)], fma(weights[before + x], line[x], target[at + x]))
+        target[at + x] = fma(weights[after + x], line[x + _U(2)], total)
 
 
 # Rows sorted by colour
@@ -373,15 +383,18 @@ def _relax_row(increment, plane, row, pitch, half, begin, other, parity, coeffic
     )  # fmt: skip
     for i in range(half):
         x = _U(i)
-        su = cx * (increment[left + x] + increment[right + x]) + cy * (increment[above + x] + increment[below + x])
-        sv = cx * (increment[v_plane + left + x] + increment[v_plane + right + x]) + cy * (
-            increment[v_plane + above + x] + increment[v_plane + below + x]
-        )
-        su += coefficients[bu + x]
-        sv += coefficients[bv + x]
-        coupling = coefficients[i12 + x]
-        increment[u + x] = keep * increment[u + x] + coefficients[i11 + x] * su + coupling * sv
-        increment[v + x] = keep * increment[v + x] + coupling * su + coefficients[i22 + x] * sv
+        su = weighted_sum(
+            increment[left + x], increment[right + x], increment[above + x], increment[below + x], cx, cy,
+            coefficients[bu + x],
+        )  # fmt: skip
+        sv = weighted_sum(
+            increment[v_plane + left + x], increment[v_plane + right + x], increment[v_plane + above + x],
+            increment[v_plane + below + x], cx, cy, coefficients[bv + x],
+        )  # fmt: skip
+        increment[u + x], increment[v + x] = update(
+            keep, coefficients[i11 + x], coefficients[i12 + x], coefficients[i22 + x], su, sv, increment[u + x],
+            increment[v + x],
+        )  # fmt: skip
 
 
 @compiled
@@ -394,7 +407,6 @@ def _accumulate_row(
     `here` and `increment_here` are where the row begins in the planes. `total` gets 11, 22, 12 and scratch, pitch each;
     `right_sides` those of u and v, which begin with the Laplacian of the flow.
     """
-    constant, factor, exponent = psi
     u, v = _U(increment_here), _U(increment_here + increment_plane)
     d11, d22, d12, share = _U(0), _U(pitch), _U(2 * pitch), _U(3 * pitch)
     bu, bv = _U(0), _U(pitch)
@@ -414,26 +426,22 @@ def _accumulate_row(
         own_weight = _U(here + channel * plane)
         for i in range(pitch):
             x = _U(i)
-            a, b = increment[u + x], increment[v + x]
-            energy = (
-                tensor[j11 + x] * a * a
-                + tensor[j22 + x] * b * b
-                + TWO * (tensor[j12 + x] * a * b + tensor[j13 + x] * a + tensor[j23 + x] * b)
-                + tensor[j33 + x]
-            )
-            positive = energy if energy > ZERO else ZERO
-            psi_here = constant + factor * power(positive + PSI_EPS, exponent)
-            total[share + x] = psi_here * (weight[own_weight + x] if weight[own_weight + x] > ZERO else ZERO)
+            energy = data_energy(
+                tensor[j11 + x], tensor[j22 + x], tensor[j33 + x], tensor[j12 + x], tensor[j13 + x], tensor[j23 + x],
+                increment[u + x], increment[v + x],
+            )  # fmt: skip
+            positive = weight[own_weight + x] if weight[own_weight + x] > ZERO else ZERO
+            total[share + x] = psi_of(energy, psi) * positive
         for i in range(pitch):
-            total[d11 + _U(i)] += total[share + _U(i)] * tensor[j11 + _U(i)]
+            total[d11 + _U(i)] = fma(total[share + _U(i)], tensor[j11 + _U(i)], total[d11 + _U(i)])
         for i in range(pitch):
-            total[d22 + _U(i)] += total[share + _U(i)] * tensor[j22 + _U(i)]
+            total[d22 + _U(i)] = fma(total[share + _U(i)], tensor[j22 + _U(i)], total[d22 + _U(i)])
         for i in range(pitch):
-            total[d12 + _U(i)] += total[share + _U(i)] * tensor[j12 + _U(i)]
+            total[d12 + _U(i)] = fma(total[share + _U(i)], tensor[j12 + _U(i)], total[d12 + _U(i)])
         for i in range(pitch):
-            right_sides[bu + _U(i)] -= total[share + _U(i)] * tensor[j13 + _U(i)]
+            right_sides[bu + _U(i)] = fma(-total[share + _U(i)], tensor[j13 + _U(i)], right_sides[bu + _U(i)])
         for i in range(pitch):
-            right_sides[bv + _U(i)] -= total[share + _U(i)] * tensor[j23 + _U(i)]
+            right_sides[bv + _U(i)] = fma(-total[share + _U(i)], tensor[j23 + _U(i)], right_sides[bv + _U(i)])
 
 
 @compiled
@@ -441,11 +449,6 @@ def _invert_row(total, pitch, smooth, omega, coefficients):
     """Write the inverse of each pixel's 2x2 system times omega (11, 12, 22) from its data term (11, 22, 12)."""
     for i in range(pitch):
         x = _U(i)
-        k11, k22, k12 = total[x], total[_U(pitch) + x], total[_U(2 * pitch) + x]
-        # the data part alone may have rank 1: its determinant is kept apart and from going below zero
-        data = k11 * k22 - k12 * k12
-        determinant = smooth * (smooth + k11 + k22) + (data if data > ZERO else ZERO)
-        scale = omega / determinant
-        coefficients[x] = scale * (smooth + k22)
-        coefficients[_U(pitch) + x] = -scale * k12
-        coefficients[_U(2 * pitch) + x] = scale * (smooth + k11)
+        coefficients[x], coefficients[_U(pitch) + x], coefficients[_U(2 * pitch) + x] = invert(
+            total[x], total[_U(pitch) + x], total[_U(2 * pitch) + x], smooth, omega
+        )

@@ -1,12 +1,23 @@
-"""What the relaxations of a pyramid level share: powers, and the Laplacian of the flow."""
+"""What the relaxations of a pyramid level share: powers, the terms of a pixel, and the Laplacian of the flow."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from flowreg_gpu.cpu.jit import compiled, inlined
+from flowreg_gpu.cpu.jit import compiled, fma, inlined
 
-__all__ = ["HALF", "ONE", "PSI_EPS", "TWO", "ZERO", "constant_laplacian", "power"]
+__all__ = [
+    "HALF",
+    "ONE",
+    "TWO",
+    "ZERO",
+    "constant_laplacian",
+    "data_energy",
+    "invert",
+    "psi_of",
+    "update",
+    "weighted_sum",
+]
 
 ZERO = np.float32(0)
 ONE = np.float32(1)
@@ -15,7 +26,7 @@ HALF = np.float32(0.5)
 PSI_EPS = np.float32(1e-5)
 
 # log2(1 + t) = t (L0 + L1 t + ...) for 1 + t in [sqrt(1/2), sqrt(2)), error 3e-7; 2^f = 1 + f (E0 + E1 f + ...) for
-# |f| <= 1/2, relative error 9e-8. Minimax fits, summed in pairs, which leaves short chains of dependent operations.
+# |f| <= 1/2, relative error 9e-8. Minimax fits.
 _L0, _L1, _L2 = np.float32(1.44269967), np.float32(-0.721375883), np.float32(0.480465025)
 _L3, _L4, _L5 = np.float32(-0.35896185), np.float32(0.297262609), np.float32(-0.272698015)
 _L6 = np.float32(0.170634523)
@@ -25,7 +36,6 @@ _ROUND = np.float32(3 * 2**22)  # added to a small number, leaves the nearest in
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
 _MANTISSA = np.int32(0x007FFFFF)
 _SHIFT = np.int32(23)
-_EXPONENT = np.int32(127 - 0x4B400000)  # bias, less the bits of _ROUND
 
 
 @inlined
@@ -33,17 +43,53 @@ def power(x, exponent):
     """x^exponent for normal x > 0, relative error about 1e-6: arithmetic only, so that loops vectorise."""
     # numba widens every integer operation to 64 bits, hence the casts
     bits = np.int32(np.float32(x).view(np.int32) - _SQRT_HALF_BITS)
-    whole = np.int32(bits >> _SHIFT)
-    mantissa = np.int32(np.int32(bits & _MANTISSA) + _SQRT_HALF_BITS).view(np.float32)
-    t = mantissa - ONE
-    t2 = t * t
-    log2 = np.float32(whole) + t * (((_L0 + _L1 * t) + t2 * (_L2 + _L3 * t)) + (t2 * t2) * ((_L4 + _L5 * t) + t2 * _L6))
-    y = exponent * log2
-    rounded = y + _ROUND
-    f = y - (rounded - _ROUND)
-    f2 = f * f
-    fraction = ONE + f * (((_E0 + _E1 * f) + f2 * (_E2 + _E3 * f)) + (f2 * f2) * _E4)
-    return fraction * np.int32(np.int32(np.float32(rounded).view(np.int32) + _EXPONENT) << _SHIFT).view(np.float32)
+    whole = np.float32(np.int32(bits >> _SHIFT))
+    t = np.int32(np.int32(bits & _MANTISSA) + _SQRT_HALF_BITS).view(np.float32) - ONE
+    series = fma(fma(fma(fma(fma(fma(_L6, t, _L5), t, _L4), t, _L3), t, _L2), t, _L1), t, _L0)
+    log2 = fma(t, series, whole)
+    rounded = fma(exponent, log2, _ROUND)
+    f = fma(exponent, log2, _ROUND - rounded)
+    fraction = fma(fma(fma(fma(fma(_E4, f, _E3), f, _E2), f, _E1), f, _E0), f, ONE)
+    # times 2^rounded: the integer, in the last bits, goes to the exponent's
+    scale = np.int32(np.float32(rounded).view(np.int32) << _SHIFT)
+    return np.int32(np.float32(fraction).view(np.int32) + scale).view(np.float32)
+
+
+@inlined
+def psi_of(x, psi):
+    """psi = constant + factor (x + 1e-5)^power."""
+    constant, factor, exponent = psi
+    return fma(factor, power(x + PSI_EPS, exponent), constant)
+
+
+@inlined
+def data_energy(j11, j22, j33, j12, j13, j23, u, v):
+    """Form of the motion tensor J at the increment (u, v), not below 0."""
+    mixed = fma(j12, v, j13)
+    energy = fma(u, fma(j11, u, mixed + mixed), fma(v, fma(j22, v, j23 + j23), j33))
+    return energy if energy > ZERO else ZERO
+
+
+@inlined
+def invert(d11, d22, d12, diagonal, omega):
+    """Inverse (11, 12, 22), times omega, of the system of a pixel: its data term, and the sum of its edges' weights."""
+    # the data part alone may have rank 1: its determinant is kept apart and from going below zero
+    data = fma(d11, d22, -(d12 * d12))
+    first, second = diagonal + d11, diagonal + d22
+    scale = omega / fma(diagonal, first + d22, data if data > ZERO else ZERO)
+    return scale * second, -scale * d12, scale * first
+
+
+@inlined
+def weighted_sum(before, after, left, right, cx, cy, right_side):
+    """Right-hand side of a pixel and the weighted sum of its neighbours, where the smoothness is quadratic."""
+    return fma(cx, before + after, fma(cy, left + right, right_side))
+
+
+@inlined
+def update(keep, k0, k1, k2, su, sv, u, v):
+    """u and v of a pixel by the rule block, from its inverse system and right-hand sides."""
+    return fma(k0, su, fma(k1, sv, keep * u)), fma(k1, su, fma(k2, sv, keep * v))
 
 
 @compiled
@@ -53,9 +99,10 @@ def constant_laplacian(flow, cx, cy, y, bu, bv):
     for k in range(2):
         up, here, down = flow[k, above], flow[k, y], flow[k, below]
         out = bu if k == 0 else bv
-        out[0] = cx * (here[min(1, width - 1)] - here[0]) + cy * (up[0] - TWO * here[0] + down[0])
+        out[0] = fma(cx, here[min(1, width - 1)] - here[0], cy * (fma(-TWO, here[0], up[0]) + down[0]))
         for x in range(1, width - 1):
-            out[x] = cx * (here[x - 1] - TWO * here[x] + here[x + 1]) + cy * (up[x] - TWO * here[x] + down[x])
+            across = cy * (fma(-TWO, here[x], up[x]) + down[x])
+            out[x] = fma(cx, fma(-TWO, here[x], here[x - 1]) + here[x + 1], across)
         x = width - 1
         if x > 0:
-            out[x] = cx * (here[x - 1] - here[x]) + cy * (up[x] - TWO * here[x] + down[x])
+            out[x] = fma(cx, here[x - 1] - here[x], cy * (fma(-TWO, here[x], up[x]) + down[x]))

@@ -24,9 +24,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cpu.jit import compiled, inlined
+from flowreg_gpu.cpu.jit import compiled, fma, inlined
 from flowreg_gpu.cpu.multigrid import relax_in_cycles
-from flowreg_gpu.cpu.relaxation import HALF, ONE, PSI_EPS, TWO, ZERO, constant_laplacian, power
+from flowreg_gpu.cpu.relaxation import (
+    HALF,
+    ONE,
+    TWO,
+    ZERO,
+    constant_laplacian,
+    data_energy,
+    invert,
+    psi_of,
+    update,
+    weighted_sum,
+)
 from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
 
 __all__ = ["solve"]
@@ -122,7 +133,6 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
     `sor`: omega over the diagonal of u, right-hand side of u, the coupling, the same two of v.
     """
     channels, _, height, width = tensor.shape
-    constant, factor, exponent = psi
     total = np.empty((5, width), np.float32)
     d11, d22, d12, bu, bv = total[0], total[1], total[2], total[3], total[4]
     psi_row, smooth = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -144,24 +154,22 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
             j12, j13, j23 = tensor[channel, 3, y], tensor[channel, 4, y], tensor[channel, 5, y]
             share = weight[channel, y]
             for x in range(width):
-                a, b = du_row[x], dv_row[x]
-                energy = j11[x] * a * a + j22[x] * b * b + TWO * (j12[x] * a * b + j13[x] * a + j23[x] * b) + j33[x]
-                positive = energy if energy > ZERO else ZERO
-                psi_row[x] = constant + factor * power(positive + PSI_EPS, exponent)
+                energy = data_energy(j11[x], j22[x], j33[x], j12[x], j13[x], j23[x], du_row[x], dv_row[x])
+                psi_row[x] = psi_of(energy, psi)
             # one array written per loop: LLVM gives up vectorising where more than eight pairs might overlap;
             # at the edge of a mask the cubic resampling overshoots below zero, which would make the system indefinite
             for x in range(width):
                 psi_row[x] *= share[x] if share[x] > ZERO else ZERO
             for x in range(width):
-                d11[x] += psi_row[x] * j11[x]
+                d11[x] = fma(psi_row[x], j11[x], d11[x])
             for x in range(width):
-                d22[x] += psi_row[x] * j22[x]
+                d22[x] = fma(psi_row[x], j22[x], d22[x])
             for x in range(width):
-                d12[x] += psi_row[x] * j12[x]
+                d12[x] = fma(psi_row[x], j12[x], d12[x])
             for x in range(width):
-                bu[x] -= psi_row[x] * j13[x]
+                bu[x] = fma(-psi_row[x], j13[x], bu[x])
             for x in range(width):
-                bv[x] -= psi_row[x] * j23[x]
+                bv[x] = fma(-psi_row[x], j23[x], bv[x])
         # 3. what the sweeps need
         k0, k1, k2 = coefficients[0, y], coefficients[1, y], coefficients[2, y]
         coefficients[3, y] = bu
@@ -174,13 +182,7 @@ def _refresh(tensor, weight, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, o
             k2[:] = d12
         else:
             for x in range(width):
-                # the data part alone may have rank 1: its determinant is kept apart and from going below zero
-                data = d11[x] * d22[x] - d12[x] * d12[x]
-                determinant = smooth[x] * (smooth[x] + d11[x] + d22[x]) + (data if data > ZERO else ZERO)
-                scale = omega / determinant
-                k0[x] = scale * (smooth[x] + d22[x])
-                k1[x] = -scale * d12[x]
-                k2[x] = scale * (smooth[x] + d11[x])
+                k0[x], k1[x], k2[x] = invert(d11[x], d22[x], d12[x], smooth[x], omega)
 
 
 @compiled
@@ -193,12 +195,8 @@ def _variable_laplacian(flow, edge_x, edge_y, y, diagonal, bu, bv):
         diagonal[x] = w_left + w_right + w_up + w_down
         for k in range(2):
             here = flow[k, y, x]
-            total = (
-                w_left * (flow[k, y, left] - here)
-                + w_right * (flow[k, y, right] - here)
-                + w_up * (flow[k, above, x] - here)
-                + w_down * (flow[k, below, x] - here)
-            )
+            total = fma(w_right, flow[k, y, right] - here, w_left * (flow[k, y, left] - here))
+            total = fma(w_down, flow[k, below, x] - here, fma(w_up, flow[k, above, x] - here, total))
             if k == 0:
                 bu[x] = total
             else:
@@ -209,7 +207,6 @@ def _variable_laplacian(flow, edge_x, edge_y, y, diagonal, bu, bv):
 def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
     """psi_smooth of the gradient of u + du, v + dv, averaged onto the edges; outside an edge: the pixel's own."""
     _, height, width = flow.shape
-    constant, factor, exponent = psi
     rx, ry = HALF / hx, HALF / hy
     weight = np.empty((height, width), np.float32)
     for y in range(height):
@@ -220,7 +217,7 @@ def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
             uy = ry * (flow[0, below, x] + du[below, x + 1] - flow[0, above, x] - du[above, x + 1])
             vx = rx * (flow[1, y, right] + dv[y, right + 1] - flow[1, y, left] - dv[y, left + 1])
             vy = ry * (flow[1, below, x] + dv[below, x + 1] - flow[1, above, x] - dv[above, x + 1])
-            weight[y, x] = constant + factor * power(ux * ux + uy * uy + vx * vx + vy * vy + PSI_EPS, exponent)
+            weight[y, x] = psi_of(fma(vy, vy, fma(vx, vx, fma(uy, uy, ux * ux))), psi)
     for y in range(height):
         edge_x[y, 0] = cx * weight[y, 0]
         for x in range(1, width):
@@ -251,10 +248,13 @@ def _sweep_colour(coefficients, edge_x, edge_y, omega, colour, du, dv):
         bu, bv = coefficients[3, y], coefficients[4, y]
         left, right, up, down = edge_x[y, :-1], edge_x[y, 1:], edge_y[y], edge_y[y + 1]
         for x in range(width):
-            su = left[x] * u[x] + right[x] * u[x + 2] + up[x] * u_up[x + 1] + down[x] * u_down[x + 1] + bu[x]
-            sv = left[x] * v[x] + right[x] * v[x + 2] + up[x] * v_up[x + 1] + down[x] * v_down[x + 1] + bv[x]
-            new_u[x] = keep * u[x + 1] + i11[x] * su + i12[x] * sv
-            new_v[x] = keep * v[x + 1] + i12[x] * su + i22[x] * sv
+            su = fma(
+                down[x], u_down[x + 1], fma(up[x], u_up[x + 1], fma(right[x], u[x + 2], fma(left[x], u[x], bu[x])))
+            )
+            sv = fma(
+                down[x], v_down[x + 1], fma(up[x], v_up[x + 1], fma(right[x], v[x + 2], fma(left[x], v[x], bv[x])))
+            )
+            new_u[x], new_v[x] = update(keep, i11[x], i12[x], i22[x], su, sv, u[x + 1], v[x + 1])
         for x in range((y + colour) % 2, width, 2):
             u[x + 1] = new_u[x]
             v[x + 1] = new_v[x]
@@ -278,17 +278,18 @@ def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, du, dv):
             if variable:
                 left, right, w_up, w_down = edge_x[y, :-1], edge_x[y, 1:], edge_y[y], edge_y[y + 1]
                 for x in range(width):
-                    around = right[x] * line[x + 2] + w_up[x] * up[x + 1] + w_down[x] * down[x + 1]
-                    known[x] = keep * line[x + 1] + scale[x] * (around + rhs[x] - coupling[x] * other_line[x + 1])
+                    around = fma(right[x], line[x + 2], fma(-coupling[x], other_line[x + 1], rhs[x]))
+                    around = fma(w_down[x], down[x + 1], fma(w_up[x], up[x + 1], around))
+                    known[x] = fma(scale[x], around, keep * line[x + 1])
                     ahead[x] = scale[x] * left[x]
             else:
                 for x in range(width):
-                    around = cx * line[x + 2] + cy * (up[x + 1] + down[x + 1])
-                    known[x] = keep * line[x + 1] + scale[x] * (around + rhs[x] - coupling[x] * other_line[x + 1])
+                    around = fma(cy, up[x + 1] + down[x + 1], fma(-coupling[x], other_line[x + 1], rhs[x]))
+                    known[x] = fma(scale[x], fma(cx, line[x + 2], around), keep * line[x + 1])
                     ahead[x] = scale[x] * cx
             value = line[0]
             for x in range(width):
-                value = known[x] + ahead[x] * value
+                value = fma(ahead[x], value, known[x])
                 line[x + 1] = value
 
 
@@ -459,17 +460,18 @@ def _relax_row(u, v, other_u, other_v, row, parity, lanes, pitch, cx, cy, keep, 
         begin, k = row + x, at + 5 * x
         left, right, above, below = begin + parity - 1, begin + parity, begin - pitch, begin + pitch
         for i in range(_LANES):
-            su = cx * (other_u[_U(left + i)] + other_u[_U(right + i)]) + cy * (
-                other_u[_U(above + i)] + other_u[_U(below + i)]
-            )
-            sv = cx * (other_v[_U(left + i)] + other_v[_U(right + i)]) + cy * (
-                other_v[_U(above + i)] + other_v[_U(below + i)]
-            )
-            su += coefficients[_U(k + 3 * _LANES + i)]
-            sv += coefficients[_U(k + 4 * _LANES + i)]
-            coupling = coefficients[_U(k + _LANES + i)]
-            u[_U(begin + i)] = keep * u[_U(begin + i)] + coefficients[_U(k + i)] * su + coupling * sv
-            v[_U(begin + i)] = keep * v[_U(begin + i)] + coupling * su + coefficients[_U(k + 2 * _LANES + i)] * sv
+            su = weighted_sum(
+                other_u[_U(left + i)], other_u[_U(right + i)], other_u[_U(above + i)], other_u[_U(below + i)], cx, cy,
+                coefficients[_U(k + 3 * _LANES + i)],
+            )  # fmt: skip
+            sv = weighted_sum(
+                other_v[_U(left + i)], other_v[_U(right + i)], other_v[_U(above + i)], other_v[_U(below + i)], cx, cy,
+                coefficients[_U(k + 4 * _LANES + i)],
+            )  # fmt: skip
+            k0, k1, k2 = (
+                coefficients[_U(k + i)], coefficients[_U(k + _LANES + i)], coefficients[_U(k + 2 * _LANES + i)],
+            )  # fmt: skip
+            u[_U(begin + i)], v[_U(begin + i)] = update(keep, k0, k1, k2, su, sv, u[_U(begin + i)], v[_U(begin + i)])
 
 
 @inlined
@@ -488,11 +490,8 @@ def _tensor(fixed, at, lanes):
 @inlined
 def _share(tensor, weight, a, b, psi):
     """psi of the data term at the increment (a, b), times the weight."""
-    constant, factor, exponent = psi
     j11, j22, j33, j12, j13, j23 = tensor
-    energy = j11 * a * a + j22 * b * b + TWO * (j12 * a * b + j13 * a + j23 * b) + j33
-    positive = energy if energy > ZERO else ZERO
-    return (constant + factor * power(positive + PSI_EPS, exponent)) * (weight if weight > ZERO else ZERO)
+    return psi_of(data_energy(j11, j22, j33, j12, j13, j23, a, b), psi) * (weight if weight > ZERO else ZERO)
 
 
 @compiled
@@ -519,11 +518,11 @@ def _fold_row(fixed, here, u, v, row, channels, lanes, smooth, omega, psi, sums,
                 tensor = _tensor(fixed, j + x, lanes)
                 share = _share(tensor, fixed[_U(w + x)], u[_U(row + x)], v[_U(row + x)], psi)
                 j11, j22, _, j12, j13, j23 = tensor
-                sums[_U(k + i)] += share * j11
-                sums[_U(k + _LANES + i)] += share * j22
-                sums[_U(k + 2 * _LANES + i)] += share * j12
-                sums[_U(k + 3 * _LANES + i)] -= share * j13
-                sums[_U(k + 4 * _LANES + i)] -= share * j23
+                sums[_U(k + i)] = fma(share, j11, sums[_U(k + i)])
+                sums[_U(k + _LANES + i)] = fma(share, j22, sums[_U(k + _LANES + i)])
+                sums[_U(k + 2 * _LANES + i)] = fma(share, j12, sums[_U(k + 2 * _LANES + i)])
+                sums[_U(k + 3 * _LANES + i)] = fma(-share, j13, sums[_U(k + 3 * _LANES + i)])
+                sums[_U(k + 4 * _LANES + i)] = fma(-share, j23, sums[_U(k + 4 * _LANES + i)])
         j += 6 * lanes
         w += lanes
     # 3. the last one, and what the sweeps need
@@ -535,13 +534,10 @@ def _fold_row(fixed, here, u, v, row, channels, lanes, smooth, omega, psi, sums,
             tensor = _tensor(fixed, j + x, lanes)
             share = _share(tensor, fixed[_U(w + x)], u[_U(row + x)], v[_U(row + x)], psi)
             j11, j22, _, j12, j13, j23 = tensor
-            k11, k22 = sums[_U(k + i)] + share * j11, sums[_U(k + _LANES + i)] + share * j22
-            k12 = sums[_U(k + 2 * _LANES + i)] + share * j12
-            both = k11 * k22 - k12 * k12
-            determinant = smooth * (smooth + k11 + k22) + (both if both > ZERO else ZERO)
-            scale = omega / determinant
-            coefficients[_U(to + i)] = scale * (smooth + k22)
-            coefficients[_U(to + _LANES + i)] = -scale * k12
-            coefficients[_U(to + 2 * _LANES + i)] = scale * (smooth + k11)
-            coefficients[_U(to + 3 * _LANES + i)] = sums[_U(k + 3 * _LANES + i)] - share * j13
-            coefficients[_U(to + 4 * _LANES + i)] = sums[_U(k + 4 * _LANES + i)] - share * j23
+            d11, d22 = fma(share, j11, sums[_U(k + i)]), fma(share, j22, sums[_U(k + _LANES + i)])
+            k0, k1, k2 = invert(d11, d22, fma(share, j12, sums[_U(k + 2 * _LANES + i)]), smooth, omega)
+            coefficients[_U(to + i)] = k0
+            coefficients[_U(to + _LANES + i)] = k1
+            coefficients[_U(to + 2 * _LANES + i)] = k2
+            coefficients[_U(to + 3 * _LANES + i)] = fma(-share, j13, sums[_U(k + 3 * _LANES + i)])
+            coefficients[_U(to + 4 * _LANES + i)] = fma(-share, j23, sums[_U(k + 4 * _LANES + i)])

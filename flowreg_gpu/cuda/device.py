@@ -38,9 +38,9 @@ __all__ = [
 #: Compute capability of the oldest GPUs that the kernels are compiled for in the tests (Turing, 2018).
 OLDEST_CAPABILITY = (7, 5)
 
-#: What the kernels are compiled with; CuPy adds the GPU's architecture and -ftz=true. Without fused multiply-adds they
-#: round as the CPU's kernels do, to the last bit: an unconverged relaxation amplifies every difference (the rule sor on
-#: real frames to 0.01 px, benchmarks/ATTEMPTS.md).
+#: What the kernels are compiled with; CuPy adds the GPU's architecture and -ftz=true. Fused multiply-adds are those
+#: that are written, fmaf, and no others, so that they round as the CPU's kernels do, to the last bit: an unconverged
+#: relaxation amplifies every difference (the rule sor on real frames to 0.01 px, benchmarks/ATTEMPTS.md).
 COMPILER_OPTIONS = ("-std=c++17", "--fmad=false")
 
 _FREELY_SHARED = 48 * 1024  # bytes of shared memory per block that every kernel may have

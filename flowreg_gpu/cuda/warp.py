@@ -10,14 +10,13 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import BLOCK, frame_stride, pixel_grid
 from flowreg_gpu.cuda.preprocess import C_TYPES
 
-__all__ = ["EXPRESSIONS", "FILE", "valid_mask", "warp_frames", "warp_linear"]
+__all__ = ["EXPRESSIONS", "FILE", "warp_frames", "warp_linear"]
 
 FILE = "warp.cu"
 _TAPS = {"cubic": 4, "linear": 2, "nearest": 1}
 EXPRESSIONS = (
     "warp_linear",
     *(f"warp_frames<{kind}, {taps}>" for kind, taps in itertools.product(C_TYPES.values(), _TAPS.values())),
-    "valid_mask",
 )
 
 
@@ -54,15 +53,5 @@ def warp_frames(device: Device, frames: Buffer, flow: Buffer, reference: Buffer,
         pixel_grid(width, height, count),
         BLOCK,
         (frames, flow, reference, np.int32(channels), np.int32(height), np.int32(width), out),
-    )
-    return out
-
-
-def valid_mask(device: Device, flow: Buffer) -> Buffer:
-    """(n, H, W) uint8, 1 where the flow (n, 2, H, W) stays inside the frame, 0 where the reference is taken."""
-    frames, _, height, width = flow.shape
-    out = device.empty((frames, height, width), np.uint8)
-    device.kernel(FILE, "valid_mask")(
-        pixel_grid(width, height, frames), BLOCK, (flow, np.int32(height), np.int32(width), out)
     )
     return out

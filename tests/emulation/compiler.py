@@ -119,8 +119,8 @@ def _machine_flags(contraction: bool) -> tuple[str, ...]:
         flags.append("-Wl,-z,defs")  # an unknown name is an error of the build, as on macOS
     if platform.machine() in ("x86_64", "AMD64"):
         flags.append("-msse4.1")  # without it floorf is a call
-        if contraction and _has_fma():
-            flags.append("-mfma")
+        if _has_fma():
+            flags.append("-mfma")  # without it fmaf is a call
     return tuple(flags)
 
 
