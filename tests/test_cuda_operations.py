@@ -324,9 +324,9 @@ def cycle_kernels(request, monkeypatch, device):
         return
     monkeypatch.setattr(multigrid, "SMALL_PIXELS", 20)
     rows = 2 * (multigrid.WAY_BACK + multigrid.WAY_DOWN) + int(request.param.split()[2])
-    for owner in (device, multigrid):
-        name = "SHARED_MEMORY" if owner is multigrid else "shared_memory"
-        monkeypatch.setattr(owner, name, multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows)
+    shared_memory = multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows
+    monkeypatch.setattr(device, "shared_memory", shared_memory)
+    monkeypatch.setattr(multigrid, "SHARED_MEMORY", shared_memory)
 
 
 @pytest.mark.usefixtures("cycle_kernels")
