@@ -324,9 +324,9 @@ def cycle_kernels(request, monkeypatch, device):
         return
     monkeypatch.setattr(multigrid, "SMALL_PIXELS", 20)
     rows = 2 * (multigrid.WAY_BACK + multigrid.WAY_DOWN) + int(request.param.split()[2])
-    for owner in (device, multigrid):
-        name = "SHARED_MEMORY" if owner is multigrid else "shared_memory"
-        monkeypatch.setattr(owner, name, multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows)
+    shared_memory = multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows
+    monkeypatch.setattr(device, "shared_memory", shared_memory)
+    monkeypatch.setattr(multigrid, "SHARED_MEMORY", shared_memory)
 
 
 @pytest.mark.usefixtures("cycle_kernels")
@@ -348,7 +348,7 @@ def test_launches_of_multigrid():
     """Level of 197 x 250: one before; in a cycle one on the finest grid, two on the next, one for others; one after."""
     device = EmulatedDevice()
     relaxation = Relaxation("multigrid", 1.0, 3, 1, 0.45, 1.0)
-    solve_both(device, CudaOperations(device), *solver_case(197, 250, 1), relaxation)
+    assert_same(device, *solve_both(device, CudaOperations(device), *solver_case(197, 250, 1), relaxation))
     launches = sum(count for (file, _), count in device.launches.items() if file == "multigrid.cu")
     assert launches == 1 + 3 * (1 + 2 + 1) + 1
 
