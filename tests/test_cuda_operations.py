@@ -324,11 +324,22 @@ CYCLES = {
 }
 
 
-@pytest.mark.parametrize("small", [8192, 100], ids=["one launch a cycle", "launches by the step"])
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (23, 37), (40, 12)])
+@pytest.fixture(params=["large tiles", "tiles of 16 rows", "tiles of 4 rows"])
+def cycle_kernels(request, monkeypatch, device):
+    """Coarser grids in one launch, or in tiles that leave so many rows between the two halos of the finest grid."""
+    if request.param == "large tiles":
+        return
+    monkeypatch.setattr(multigrid, "SMALL_PIXELS", 20)
+    rows = 2 * (multigrid.WAY_BACK + multigrid.WAY_DOWN) + int(request.param.split()[2])
+    shared_memory = multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows
+    monkeypatch.setattr(device, "shared_memory", shared_memory)
+    monkeypatch.setattr(multigrid, "SHARED_MEMORY", shared_memory)
+
+
+@pytest.mark.usefixtures("cycle_kernels")
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (23, 37), (40, 12), (9, 131)])
 @pytest.mark.parametrize("case", CYCLES)
-def test_multigrid(device, operations, monkeypatch, case, height, width, small):
-    monkeypatch.setattr(multigrid, "SMALL_PIXELS", small)
+def test_multigrid(device, operations, case, height, width):
     alpha, relaxation = CYCLES[case]
     tensor, weight, flow = solver_case(height, width, 2)
     assert_same(device, *solve_both(device, operations, tensor, weight, flow, relaxation, alpha))
@@ -341,11 +352,12 @@ def test_multigrid_channels(device, operations, channels):
 
 
 def test_launches_of_multigrid():
-    """A cycle of a level of 97 x 128: psi, six launches on its finest grid, one for all others."""
+    """Level of 197 x 250: one before; in a cycle one on the finest grid, two on the next, one for others; one after."""
     device = EmulatedDevice()
     relaxation = Relaxation("multigrid", 1.0, 3, 1, 0.45, 1.0)
-    solve_both(device, CudaOperations(device), *solver_case(97, 128, 1), relaxation)
-    assert sum(count for (file, _), count in device.launches.items() if file == "multigrid.cu") == 3 * 8
+    assert_same(device, *solve_both(device, CudaOperations(device), *solver_case(197, 250, 1), relaxation))
+    launches = sum(count for (file, _), count in device.launches.items() if file == "multigrid.cu")
+    assert launches == 1 + 3 * (1 + 2 + 1) + 1
 
 
 def test_solver_at_extreme_stiffness(device, operations):

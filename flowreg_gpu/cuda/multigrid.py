@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.flow import fill
-from flowreg_gpu.cuda.launch import BLOCK, GROUP, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import BLOCK, SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
@@ -17,21 +16,25 @@ __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
 FILE = "multigrid.cu"
 CHANNELS = (1, 2, 3, 4)  # more are compiled when they are met
 EXPRESSIONS = (
-    *(f"accumulate_system<{channels}>" for channels in CHANNELS),
-    "relax_grid",
-    "restrict_grid",
-    "correct_grid",
+    "differentiate_flow",
+    *(f"relax_finest<{channels}>" for channels in CHANNELS),
+    "relax_and_restrict",
+    "relax_and_correct",
     "relax_small_grids",
 )
 
-SMALL_PIXELS = 8192  # of the largest grid that they do
-GRID_BYTES = 32  # of shared memory, for what describes a grid
+SMALL_PIXELS = 8192  # of the largest grid that takes one launch with all coarser ones; the finest is never among them
+THREADS = (32, 16)
+TILE_WIDTH = 64  # pixels with halo
+WAY_BACK, WAY_DOWN = 2, 4  # pixels around a tile that they take, even numbers
+PIXEL_BYTES = 28  # of shared memory, for the system and the increment of a tile's pixel
+GRID_BYTES = 48  # of shared memory, for what describes a small grid
 
 Edge = tuple[np.float32, np.float32]
 
 
 class _Planes(NamedTuple):
-    """A grid, and its planes: data term and right-hand sides (n, 5, h, w), increment (n, 2, h, w)."""
+    """A coarser grid, and its planes: data term and right-hand sides (n, 5, h, w), increment (n, 2, h, w)."""
 
     grid: Grid
     system: Buffer
@@ -42,116 +45,109 @@ def relax_in_cycles(
     device: Device, tensor: Buffer, weight: Buffer, flow: Buffer, edge: Edge, relaxation: Relaxation
 ) -> Buffer:
     """Return the increment (n, 2, h, w) float32; arguments as in `solver.solve`, `edge` is alpha / h^2 of x and y."""
-    frames, _, _, height, width = tensor.shape
-    large, small = _split(plan_grids(height, width, edge))
-    planes = [
+    frames, channels, _, height, width = tensor.shape
+    cycles, omega = relaxation.sweeps, np.float32(relaxation.omega)
+    finest, large, small = _split(plan_grids(height, width, edge))
+    coarser = [
         _Planes(grid, *(device.empty((frames, count, grid.height, grid.width), np.float32) for count in (5, 2)))
         for grid in (*large, small[0])
     ]
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
-    omega = np.float32(relaxation.omega)
-    fill(device, planes[0].increment, 0.0)
-    for cycle in range(relaxation.sweeps):
+    laplacian = _differentiate(device, flow, edge)
+    # of one cycle and of the next, as tiles read what lies around them
+    shares, increments = (
+        [device.empty((frames, count, height, width), np.float32) for _ in range(2)] for count in (channels, 2)
+    )
+    psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
+    for cycle in range(cycles + 1):
         refreshed = (cycle + 1) % relaxation.lag == 0
+        _relax(
+            device,
+            f"relax_finest<{channels}>",
+            finest,
+            omega,
+            (tensor, weight, laplacian, shares[0], increments[0], coarser[0].increment),
+            (np.int64(frame_stride(laplacian)), *map(np.int32, (cycle, cycles, refreshed)), *psi),
+            (shares[1], increments[1], coarser[0].system),
+            halo=WAY_BACK * (cycle > 0) + WAY_DOWN * (cycle < cycles),
+        )
+        increments.reverse()
         if refreshed or cycle == 0:
-            psi = robust_weight(relaxation.a_data, relaxation.beta) if refreshed else (1.0, 0.0, 0.0)
-            _accumulate(device, tensor, weight, flow, psi, planes[0])
-        for fine, coarse in itertools.pairwise(planes):
-            _relax(device, fine, omega)
-            _restrict(device, fine, coarse)
-        _relax_small(device, planes[-1], small, omega, scratch)
-        for coarse, fine in itertools.pairwise(planes[::-1]):
-            _correct(device, coarse, fine)
-            _relax(device, fine, omega)
-    return planes[0].increment
+            shares.reverse()
+        if cycle < cycles:
+            _relax_coarser(device, coarser, small, omega, scratch)
+    return increments[0]
 
 
-def scratch_planes(height: int, width: int, edge: Edge) -> float:
+def scratch_planes(height: int, width: int, channels: int, edge: Edge) -> float:
     """Float32 planes of a level that it takes for every frame beside the result."""
-    return 5 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
+    return 2 * channels + 4 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
 
 
-def _split(grids: list[Grid]) -> tuple[list[Grid], list[Grid]]:
-    """Grids that take a launch a step, and those that take one together, of which there is one at least."""
-    large = sum(_pixels([grid]) > SMALL_PIXELS for grid in grids)
-    return grids[:large], grids[large:]
+def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
+    """The finest grid, others that are relaxed in tiles, and those that take one launch, of which there is one."""
+    large = 1 + sum(_pixels([grid]) > SMALL_PIXELS for grid in grids[1:])
+    return grids[0], grids[1:large], grids[large:]
+
+
+def _tile_height(device: Device) -> int:
+    """Rows with halo, an even number: a multiprocessor has room for two tiles, or for one of what every GPU has."""
+    return max(device.shared_memory // 2, SHARED_MEMORY) // (PIXEL_BYTES * TILE_WIDTH) // 2 * 2
 
 
 def _pixels(grids: list[Grid]) -> int:
     return sum(grid.height * grid.width for grid in grids)
 
 
-def _accumulate(
-    device: Device, tensor: Buffer, weight: Buffer, flow: Buffer, psi: tuple[float, float, float], finest: _Planes
+def _differentiate(device: Device, flow: Buffer, edge: Edge) -> Buffer:
+    """Laplacian (1 or n, 2, h, w) of the flow."""
+    frames, _, height, width = flow.shape
+    out = device.empty(flow.shape, np.float32)
+    device.kernel(FILE, "differentiate_flow")(
+        pixel_grid(width, height, frames), BLOCK, (flow, np.int32(height), np.int32(width), *edge, out)
+    )
+    return out
+
+
+def _relax_coarser(
+    device: Device, planes: list[_Planes], small: list[Grid], omega: np.float32, scratch: Buffer
 ) -> None:
-    """Refresh psi, and with it the system of the finest grid."""
-    frames, channels, _, height, width = tensor.shape
-    device.kernel(FILE, f"accumulate_system<{channels}>")(
-        pixel_grid(width, height, frames),
-        BLOCK,
+    """A cycle from the second grid to the coarsest and back."""
+    for fine, coarse in itertools.pairwise(planes):
+        _relax(device, "relax_and_restrict", fine.grid, omega, (fine.system,), (), (coarse.system,))
+    _relax_small(device, planes[-1], small, omega, scratch)
+    for coarse, fine in itertools.pairwise(planes[::-1]):
+        inputs = fine.system, coarse.increment
+        _relax(device, "relax_and_correct", fine.grid, omega, inputs, (), (fine.increment,))
+
+
+def _relax(
+    device: Device,
+    kernel: str,
+    grid: Grid,
+    omega: np.float32,
+    inputs: tuple[Buffer, ...],
+    scalars: tuple[np.generic, ...],
+    outputs: tuple[Buffer, ...],
+    halo: int = WAY_DOWN,
+) -> None:
+    """Relax the tiles of a grid on the way down, on the way back, or both; on coarser grids either takes that halo."""
+    tile_height = _tile_height(device)
+    inner_width, inner_height = TILE_WIDTH - 2 * halo, tile_height - 2 * halo
+    device.kernel(FILE, kernel)(
+        (-(-grid.width // inner_width), -(-grid.height // inner_height), inputs[0].shape[0]),
+        THREADS,
         (
-            tensor,
-            weight,
-            flow,
-            finest.increment,
-            np.int32(height),
-            np.int32(width),
-            np.int64(frame_stride(flow)),
-            *finest.grid.edge,
-            *map(np.float32, psi),
-            finest.system,
+            *inputs,
+            np.int32(grid.height),
+            np.int32(grid.width),
+            np.int32(tile_height),
+            *grid.edge,
+            omega,
+            *scalars,
+            *outputs,
         ),
-    )
-
-
-def _relax(device: Device, planes: _Planes, omega: np.float32) -> None:
-    """One sweep of the rule block."""
-    grid = planes.grid
-    for colour in range(2):
-        device.kernel(FILE, "relax_grid")(
-            pixel_grid(-(-grid.width // 2), grid.height, planes.system.shape[0]),
-            BLOCK,
-            (
-                planes.system,
-                np.int32(grid.height),
-                np.int32(grid.width),
-                np.int32(colour),
-                *grid.edge,
-                omega,
-                planes.increment,
-            ),
-        )
-
-
-def _restrict(device: Device, fine: _Planes, coarse: _Planes) -> None:
-    """System of the coarser grid, whose increment starts from zero."""
-    device.kernel(FILE, "restrict_grid")(
-        pixel_grid(coarse.grid.width, coarse.grid.height, fine.system.shape[0]),
-        BLOCK,
-        (
-            fine.system,
-            fine.increment,
-            np.int32(fine.grid.height),
-            np.int32(fine.grid.width),
-            *fine.grid.edge,
-            coarse.system,
-            coarse.increment,
-        ),
-    )
-
-
-def _correct(device: Device, coarse: _Planes, fine: _Planes) -> None:
-    """Add the correction of the coarser grid."""
-    device.kernel(FILE, "correct_grid")(
-        pixel_grid(fine.grid.width, fine.grid.height, fine.system.shape[0]),
-        BLOCK,
-        (
-            coarse.increment,
-            np.int32(fine.grid.height),
-            np.int32(fine.grid.width),
-            *fine.grid.edge,
-            fine.increment,
-        ),
+        shared_mem=PIXEL_BYTES * TILE_WIDTH * tile_height,
     )
 
 
@@ -160,15 +156,15 @@ def _relax_small(device: Device, planes: _Planes, grids: list[Grid], omega: np.f
     grid = planes.grid
     device.kernel(FILE, "relax_small_grids")(
         (1, 1, planes.system.shape[0]),
-        GROUP,
+        THREADS,
         (
+            planes.system,
             np.int32(grid.height),
             np.int32(grid.width),
             *grid.edge,
             omega,
             np.int32(len(grids)),
             np.int32(COARSEST_SWEEPS),
-            planes.system,
             planes.increment,
             scratch,
             np.int32(scratch.shape[2]),

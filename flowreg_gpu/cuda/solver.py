@@ -148,7 +148,7 @@ def scratch_planes(
 ) -> float:
     """Float32 planes that a solve takes for every frame beside its result."""
     if relaxation.rule == "multigrid":
-        return multigrid.scratch_planes(height, width, edge_weights(alpha, spacing))
+        return multigrid.scratch_planes(height, width, channels, edge_weights(alpha, spacing))
     return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + is_robust(relaxation)
 
 
