@@ -350,9 +350,10 @@ def sanitizer(run: Run) -> Result:
     if program is None:
         return {"summary": "compute-sanitizer is not installed"}, ["compute-sanitizer is not installed"]
     figures: dict[str, Any] = {}
-    for index, tool in enumerate((["memcheck", "--report-api-errors", "no"], ["racecheck"])):
+    tools = ["memcheck", "--report-api-errors", "no"], ["racecheck"], ["synccheck"]
+    for index, tool in enumerate(tools):
         status, output = call(
-            [program, "--tool", *tool, sys.executable, __file__, "--sanitized-run"], run.left() / (2 - index)
+            [program, "--tool", *tool, sys.executable, __file__, "--sanitized-run"], run.left() / (len(tools) - index)
         )
         found = [line.strip("= ") for line in output.splitlines() if "SUMMARY:" in line]
         registered = "registered" if "registered all" in output else "did not finish"
