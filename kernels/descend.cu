@@ -1,15 +1,17 @@
-// The coarsest levels of the pyramid in one launch, a block of threads a frame: what the other files do with a launch a step.
+// The coarsest levels of the pyramid in one launch, a block of threads a frame: what the other files do with a launch a
+// step.
 //
-// For every level, coarsest first: upsampling of the flow, warp and motion tensor (motion_tensor.cuh); all sweeps of the rule
-// block, with quadratic smoothness, in shared memory (sorted_rows.cuh); and the sum with the median (median.cuh). Between the
-// steps, frames keep what they need in device memory of their own, which mostly stays in the L2 cache.
+// For every level, coarsest first: upsampling of the flow, warp and motion tensor (motion_tensor.cuh); all sweeps of the
+// rule block, with quadratic smoothness, in shared memory (sorted_rows.cuh); and the sum with the median (median.cuh).
+// Between the steps, frames keep what they need in device memory of their own, which mostly stays in the L2 cache.
 #include "median.cuh"
 #include "motion_tensor.cuh"
 #include "sorted_rows.cuh"
 
-// A level, as flowreg_gpu/cuda/descend.py describes it: its size and the pixels of a plane that lie before it, or a negative
-// number at full resolution; the size of the level above, the taps that lead from it and where they begin (none where the
-// flow has the level's size); rows of a tile; how flow and increment are joined; the relaxation; and the factors of all.
+// A level, as flowreg_gpu/cuda/descend.py describes it: its size and the pixels of a plane that lie before it, or a
+// negative number at full resolution; the size of the level above, the taps that lead from it and where they begin (none
+// where the flow has the level's size); rows of a tile; how flow and increment are joined; the relaxation; and the factors
+// of all.
 struct Level {
   int height, width, first_pixel;
   int above_height, above_width, row_taps, first_row_tap, column_taps, first_column_tap;
@@ -77,9 +79,10 @@ __device__ __forceinline__ void relax_level(const Level& level,
   });
 }
 
-// Launch: one block of 512 threads a frame, blockIdx.z = frame; shared memory for the largest step of all levels. Pyramids lie
-// level after level, each (frames, CHANNELS, height, width), those of what all frames share with one frame. `scratch` has,
-// for every frame, 6 CHANNELS + 4 planes of the largest level, and five more in sorted rows where a level is not in_shared.
+// Launch: one block of 512 threads a frame, blockIdx.z = frame; shared memory for the largest step of all levels. Pyramids
+// lie level after level, each (frames, CHANNELS, height, width), those of what all frames share with one frame. `scratch`
+// has, for every frame, 6 CHANNELS + 4 planes of the largest level, and five more in sorted rows where a level is not
+// in_shared.
 template <typename Term, int CHANNELS>
 __global__ void __launch_bounds__(512, 1)
     descend(const float* __restrict__ moving,          // pyramid
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(512, 1)
             const float* __restrict__ full_moving,     // (frames, CHANNELS, height, width) at full resolution
             const float* __restrict__ full_reference,  // (CHANNELS, height, width) there
             const float* __restrict__ full_weight,     // likewise
-            const float* __restrict__ start,           // (frames or 1, 2, height, width) of the first level
+            const float* start,                        // (frames or 1, 2, height, width) of the first level
             const int* __restrict__ levels,            // (n_levels), struct Level
             const int* __restrict__ row_index,         // (height, row_taps) of every level
             const float* __restrict__ row_weight,      // likewise
@@ -105,7 +108,8 @@ __global__ void __launch_bounds__(512, 1)
   float* apart = spare + 2 * largest;
   flow += blockIdx.z * 2ll * described[n_levels - 1].height * described[n_levels - 1].width;
 
-  // flows are written to two places by turns; the last one is the result
+  // Flows are written to two places by turns; the last one is the result. `start` is not __restrict__, or what is read
+  // through `now` would come from a cache that does not see what is written.
   const bool odd = (n_levels * linearizations + n_levels - 1) % 2;
   const float* now = start + blockIdx.z * start_stride;
   float* next = odd ? flow : spare;

@@ -4,9 +4,9 @@
 //
 // Sort the columns of the window, then every rank across the columns. The ranks r and places k then rise along rows and
 // columns, so that 12 of the 25 values are surely above or below the median, six each way, and the others lie on three
-// diagonals: r + k = 3 (four values), 4 (five) and 5 (four). In order, the i-th of a diagonal is not above the i-th, nor the
-// (i + 1)-th, of the next. So five of the 13 are surely below the middle one of diagonal 4, five above it, and the median is
-// the middle one of that, the largest of diagonal 3 and the smallest of diagonal 5.
+// diagonals: r + k = 3 (four values), 4 (five) and 5 (four). In order, the i-th of a diagonal is not above the i-th, nor
+// the (i + 1)-th, of the next. So five of the 13 are surely below the middle one of diagonal 4, five above it, and the
+// median is the middle one of that, the largest of diagonal 3 and the smallest of diagonal 5.
 //
 // A column of five pixels is sorted once, in shared memory, for the five windows beside each other that hold it. What two
 // neighbours have in common is sorted once: four pixels of two columns above each other, and the ranks of four columns of

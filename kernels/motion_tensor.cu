@@ -20,9 +20,9 @@ __global__ void __launch_bounds__(256, Term::BLOCKS)
                                {cx, cy, c1, c2, c3}, tensor + blockIdx.z * channels * 6 * plane);
 }
 
-// The same with a flow of the level above, of which the taps of a tile span the columns `strips` (first, count). Shared memory:
-// 2 floats a pixel of the tile with its halo, and behind them one more, or 2 a pixel of its rows in those columns, whichever
-// is more.
+// The same with a flow of the level above, of which the taps of a tile span the columns `strips` (first, count). Shared
+// memory: 2 floats a pixel of the tile with its halo, and behind them one more, or 2 a pixel of its rows in those columns,
+// whichever is more.
 template <typename Term>
 __global__ void __launch_bounds__(256, Term::BLOCKS)
     upsample_and_linearize(const float* __restrict__ moving,         // (frames, channels, height, width)

@@ -1,10 +1,10 @@
 #pragma once
 // The data term at one pyramid level, linearised about the flow: the motion tensor of the reference and the warped image.
 //
-// The flow of the level above is upsampled, the image warped cubically with it (warp.cuh), and the tensor J11, J22, J33, J12,
-// J13, J23 of every pixel and channel formed. The squared, normalised residual of an increment (du, dv) is J11 du^2 + J22 dv^2
-// + 2 J12 du dv + 2 J13 du + 2 J23 dv + J33 (Bruhn, Weickert, Schnoerr 2005). Spatial derivatives are those of the mean of the
-// two frames, temporal ones their difference. Images have a replicated border.
+// The flow of the level above is upsampled, the image warped cubically with it (warp.cuh), and the tensor J11, J22, J33,
+// J12, J13, J23 of every pixel and channel formed. The squared, normalised residual of an increment (du, dv) is J11 du^2 +
+// J22 dv^2 + 2 J12 du dv + 2 J13 du + 2 J23 dv + J33 (Bruhn, Weickert, Schnoerr 2005). Spatial derivatives are those of the
+// mean of the two frames, temporal ones their difference. Images have a replicated border.
 //
 // A block works on a tile at a time. It warps the tile and a halo of as many pixels as the differences reach, as far as the
 // image goes:
@@ -29,8 +29,8 @@ __device__ __forceinline__ void add_products(float* j, float share, float fx, fl
   j[5] += share * fy * ft;
 }
 
-// Data terms: HALO is how far they look, BLOCKS how many of 256 threads share a multiprocessor, `reference` a and `warped` b are the images. Their factors are 1 / (2 hx),
-// 1 / (2 hy), and three more of their own.
+// Data terms: HALO is how far they look, BLOCKS how many blocks of 256 threads share a multiprocessor, `reference` a and
+// `warped` b are the images. Their factors are 1 / (2 hx), 1 / (2 hy), and three more of their own.
 
 // A pixel and its eight neighbours, [row][column], border replicated.
 struct Neighbourhood {
@@ -135,8 +135,8 @@ struct Tile {
   }
 };
 
-// The threads of a block share out columns and rows: a warp takes columns side by side of one row, and a thread goes on with
-// the same columns further down.
+// The threads of a block share out columns and rows: a warp takes columns side by side of one row, and a thread goes on
+// with the same columns further down.
 struct Share {
   int column, row, rows;  // first column and row; rows from one to the next
   __device__ __forceinline__ Share() : column(threadIdx.x % 32), row(threadIdx.x / 32), rows(blockDim.x / 32) {}

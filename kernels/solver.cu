@@ -54,8 +54,8 @@ __global__ void refresh_smoothness(const float* __restrict__ flow,       // (fra
       u, u + plane, du, du + plane, at, {half_along, half_across}, {constant, factor, power});
 }
 
-// Launch: blockIdx.z = frame; thread (i, y): the pixel of one colour, (x + y) % 2 == colour, x = 2i or 2i + 1. Neighbours have
-// the other colour, so the update is in place.
+// Launch: blockIdx.z = frame; thread (i, y): the pixel of one colour, (x + y) % 2 == colour, x = 2i or 2i + 1. Neighbours
+// have the other colour, so the update is in place.
 template <bool ROBUST>
 __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames, 5, height, width), of the rule block
                              const float* __restrict__ psi_smooth,    // (frames, height, width); unused unless ROBUST
@@ -70,15 +70,15 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
   relax_pixel<ROBUST>(du, du + plane, value, psi_smooth + blockIdx.z * plane, at, {along, across}, omega);
 }
 
-// Launch: blockIdx = strip of columns, section of rows, and frame. The first `first` sweeps of the rule block and `more` after
-// them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep after the first ones.
-// Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row t - 2 - 2k, so that all
-// half-sweeps of a step are independent, and its refresh one row ahead of it; what no later half-sweep needs is overwritten. So
-// a pixel is loaded once for all sweeps of a launch, or as often as strips need it for their halo: as many pixels as
-// half-sweeps on each side that does not end at the edge of the level, of which every half-sweep spoils one more.
+// Launch: blockIdx = strip of columns, section of rows, and frame. The first `first` sweeps of the rule block and `more`
+// after them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep after the
+// first ones. Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row t - 2 - 2k, so
+// that all half-sweeps of a step are independent, and its refresh one row ahead of it; what no later half-sweep needs is
+// overwritten. So a pixel is loaded once for all sweeps of a launch, or as often as strips need it for their halo: as many
+// pixels as half-sweeps on each side that does not end at the edge of the level, of which every half-sweep spoils one more.
 //
-// Shared memory holds, in rings of rows sorted by colour: the increment, for all half-sweeps; the coefficients of each refresh,
-// for those up to the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
+// Shared memory holds, in rings of rows sorted by colour: the increment, for all half-sweeps; the coefficients of each
+// refresh, for those up to the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
 //
 // Every thread has one role from the first step to the last (strips.cuh): to relax four pixels of a colour in one
 // half-sweep, to refresh four pixels, or to load one or two columns and to write their result. The block has as many

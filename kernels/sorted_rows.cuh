@@ -2,8 +2,8 @@
 // Rows of a level in shared memory, sorted by colour, and their relaxation by the rule block.
 //
 // Pixel i of a colour is column 2 i + parity, parity = (y + colour) % 2; the `half` pixels of colour 0 come first. The
-// neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity and i + parity. `half` is
-// even, so that pixels i and i + 1 are read and written at once where i is. What lies behind the last pixel of a row is
+// neighbours above and below are pixel i of the other colour, those beside it pixels i - 1 + parity and i + parity. `half`
+// is even, so that pixels i and i + 1 are read and written at once where i is. What lies behind the last pixel of a row is
 // computed like a pixel, and never used.
 #include "relaxation.cuh"
 
@@ -19,9 +19,9 @@ __device__ __forceinline__ int half_of(int columns) { return (columns + 3) / 4 *
 
 __device__ __forceinline__ int sorted_column(int x, int y, int half) { return ((x + y) & 1) * half + x / 2; }
 
-// Pixels i and i + 1 of a colour by the rule block, with quadratic smoothness. `row`, `above` and `below` are where these rows
-// begin in du and dv, below 0 where there is none; the coefficients lie `stride` apart. `x` is the
-// column of pixel i in the level, of which column 0 and column `last` have no neighbour beyond.
+// Pixels i and i + 1 of a colour by the rule block, with quadratic smoothness. `row`, `above` and `below` are where these
+// rows begin in du and dv, below 0 where there is none; the coefficients lie `stride` apart. `x` is the column of pixel i
+// in the level, of which column 0 and column `last` have no neighbour beyond.
 __device__ __forceinline__ void relax_pair(float* du, float* dv, const float* coefficients, int stride, int row,
                                            int above, int below, int half, int colour, int i, int parity, int x, int last,
                                            Smoothness c, float omega) {

@@ -87,7 +87,8 @@ __device__ __forceinline__ void relax_rows(const Strip& strip, int behind, int c
                                            Place coefficients, Smoothness c, float keep) {
   const int pitch = strip.pitch, other = colour == 0 ? pitch / 2 : -pitch / 2;
   const int before = i == 0 ? 0 : other - 1, after = i + 4 >= (strip.columns + 1) / 2 ? 3 : other + 4;
-  // Behind the last pixel of a row, where that has this colour, its own value is put before it is read.
+  // Behind the last pixel of a row, where that has this colour, its own value is put before it is read. A refresh may read
+  // it at the same step: what it makes of it is never used.
   const int last = (strip.columns - 1) / 2 - i, behind_last = strip.columns / 2 - i;
   const bool has_last = last >= 0 && behind_last < 4;
   float* own = below.now;

@@ -224,34 +224,38 @@ def recording_job(height, width, channels, options):
 
 
 @pytest.mark.parametrize(
-    ("channels", "dtype", "options"),
+    ("height", "width", "channels", "dtype", "options"),
     [
-        (1, "uint16", {}),
-        (1, "uint16", {"solver": "sor", "iterations": 1}),
-        (2, "uint16", {"quality": "fast"}),
-        (3, "float32", {"quality": "balanced"}),
-        (1, "uint8", {"a_smooth": 0.5, "iterations": 1}),
-        (2, "uint8", {"cc_initialization": True, "cc_hw": 32}),
-        (1, "uint16", {"gnc_schedule": (0, 1), "warping_steps": 1, "min_level": 1}),
-        (2, "uint8", {"solver": "multigrid", "levels": 1, "alpha": (100, 1)}),
+        (91, 93, 1, "uint16", {"eta": 0.9}),
+        (30, 37, 1, "uint16", {}),
+        (60, 62, 1, "uint8", {"gnc_schedule": (0, 1), "warping_steps": 1, "levels": 2, "eta": 0.95}),
+        (60, 62, 2, "uint8", {"cc_initialization": True, "cc_hw": 32, "levels": 1}),
+        (96, 112, 1, "uint16", {}),
+        (96, 112, 1, "uint16", {"solver": "sor", "iterations": 1}),
+        (96, 112, 2, "uint16", {"quality": "fast"}),
+        (96, 112, 3, "float32", {"quality": "balanced"}),
+        (96, 112, 1, "uint8", {"a_smooth": 0.5, "iterations": 1}),
+        (96, 112, 2, "uint8", {"cc_initialization": True, "cc_hw": 32}),
+        (96, 112, 1, "uint16", {"gnc_schedule": (0, 1), "warping_steps": 1, "min_level": 1}),
+        (96, 112, 2, "uint8", {"solver": "multigrid", "levels": 1, "alpha": (100, 1)}),
     ],
     ids=str,
 )
-def test_memory_per_frame(channels, dtype, options):
+def test_memory_per_frame(height, width, channels, dtype, options):
     """The figure by which the batch is chosen, and that doctor prints, is what a frame takes."""
     options = Options(**options)
-    job = recording_job(96, 112, channels, options)
+    job = recording_job(height, width, channels, options)
     peaks = []
     for count in (4, 8):
         executor = emulated(count)
         executor._device.shared_memory = SHARED_MEMORY  # so that coefficients lie in device memory
         with executor:
             executor.start_recording(job)
-            frames = np.random.default_rng(1).random((4 * count, 96, 112, channels)) * 255
-            executor.register_batch(frames.astype(dtype), np.zeros((2, 96, 112), np.float32))
+            frames = np.random.default_rng(1).random((4 * count, height, width, channels)) * 255
+            executor.register_batch(frames.astype(dtype), np.zeros((2, height, width), np.float32))
             peaks.append(executor._device.peak_bytes)
     measured = (peaks[1] - peaks[0]) / 4
-    promised = frame_bytes(96, 112, channels, np.dtype(dtype).itemsize, options)
+    promised = frame_bytes(height, width, channels, np.dtype(dtype).itemsize, options)
     assert 0.9 * promised <= measured <= 1.01 * promised  # partial sums and statistics are left out
 
 

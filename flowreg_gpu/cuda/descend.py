@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,10 @@ from flowreg_gpu.cuda.launch import GROUP, SHARED_MEMORY, frame_stride, upload
 from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
 from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
 from flowreg_gpu.cuda.solver import CHANNELS, data_weight, is_robust, sorted_width
-from flowreg_gpu.flow import Descent
+from flowreg_gpu.flow import Descent, Level
 from flowreg_gpu.relaxation import Relaxation, edge_weights
 
-__all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "scratch_planes", "upload_levels"]
+__all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "frame_bytes", "upload_levels"]
 
 FILE = "descend.cu"
 EXPRESSIONS = tuple(f"descend<{term}, {channels}>" for term in TERMS.values() for channels in CHANNELS)
@@ -45,14 +46,9 @@ class Levels(NamedTuple):
 def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Levels | None:
     """Describe as many levels as fit to the device; None where the coarsest does not. `full` is the frames' (H, W)."""
     halo = HALO[descent.const_assumption]
-    count = 0
-    for level, relaxation in zip(descent.levels, descent.relaxations, strict=True):
-        if not _fits(level.height, level.width, relaxation, halo):
-            break
-        count += 1
-    if count == 0:
+    levels = _taken(descent)
+    if not levels:
         return None
-    levels = descent.levels[:count]
     shared_memory = max(_block_bytes(device, level.height, level.width) for level in levels)
     rows: list[tuple[Any, ...]] = []
     above = 0, 0
@@ -74,7 +70,7 @@ def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Le
         above, pixels = size, pixels + size[0] * size[1]
         row_taps, column_taps = row_taps + by_rows.size, column_taps + by_columns.size
     return Levels(
-        count,
+        len(levels),
         above,
         shared_memory,
         upload(device, np.array(rows, _LEVEL).view(np.int32)),
@@ -135,9 +131,28 @@ def descend(
     return out
 
 
-def scratch_planes(height: int, width: int) -> float:
-    """Float32 planes of the last level that a frame takes beside flow, tensor and increment, at most."""
-    return 2 + 5 * sorted_width(width) / width if _bytes(height, width, 2) <= SHARED_MEMORY else 0
+def frame_bytes(descent: Descent, channels: int, own_start: bool) -> int:
+    """Largest device memory that a frame takes, in bytes; `own_start` says that its start flow is its own."""
+    levels = _taken(descent)
+    if not levels:
+        return 0
+    first, last = levels[0], levels[-1]
+    floats = (2 + 6 * channels + 4) * last.height * last.width
+    if _bytes(last.height, last.width, 2 + 5) > SHARED_MEMORY:  # some GPUs have more
+        floats += 5 * last.height * sorted_width(last.width)
+    if own_start:
+        floats += 2 * first.height * first.width
+    return 4 * floats
+
+
+def _taken(descent: Descent) -> tuple[Level, ...]:
+    """The levels that one launch takes."""
+    halo = HALO[descent.const_assumption]
+    fitting = itertools.takewhile(
+        lambda pair: _fits(pair[0].height, pair[0].width, pair[1], halo),
+        zip(descent.levels, descent.relaxations, strict=True),
+    )
+    return tuple(level for level, _ in fitting)
 
 
 def _bytes(height: int, width: int, planes: int) -> int:

@@ -32,7 +32,7 @@ EXPRESSIONS = ("resample",)
 
 TILE = (32, 8)  # pixels (x, y) of an output that a block makes at most
 TILE_SOURCE = 512  # input columns times output rows beyond which a tile gets fewer rows: two a thread
-SHARED_MEMORY = 48 * 1024  # bytes that a block may have on every GPU; a tile that needs more gets narrower
+SHARED_MEMORY = 48 * 1024  # bytes that a block has for the asking; a tile that needs more gets narrower
 
 
 class Taps(NamedTuple):
@@ -113,7 +113,7 @@ def _tiles(index: NDArray[np.int32]) -> tuple[int, int, NDArray[np.int32]]:
 
 
 class Pyramid:
-    """Planes at the levels of a pyramid: a sequence of buffers (n, C, h, w) float32.
+    """Planes at the levels of a pyramid: buffers (n, C, h, w) float32 by index.
 
     Parameters
     ----------
@@ -136,9 +136,6 @@ class Pyramid:
                 end += math.prod((*n_planes, *size))
             self._levels.append(planes if size is None else memory[begin:end].reshape((*n_planes, *size)))
             self._ends.append(end)
-
-    def __len__(self) -> int:
-        return len(self._levels)
 
     def __getitem__(self, index: int) -> Buffer:
         return self._levels[index]

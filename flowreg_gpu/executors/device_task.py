@@ -19,7 +19,7 @@ from flowreg_gpu.cuda.statistics import describe_flow, describe_frames, prepare_
 from flowreg_gpu.cuda.warp import warp_frames
 from flowreg_gpu.executors.base import Job
 from flowreg_gpu.executors.frame_task import STATISTICS
-from flowreg_gpu.flow import FlowEstimator, plan_levels
+from flowreg_gpu.flow import FlowEstimator, plan_descents, plan_levels
 from flowreg_gpu.options import Options
 from flowreg_gpu.preprocess import Preprocessing
 from flowreg_gpu.relaxation import choose_relaxation
@@ -168,11 +168,13 @@ def frame_bytes(
 
     Beside staging (two slots of raw frames, and the results of the batch before on their way to the host), the flow
     takes most while the finest level is solved, with the preprocessed frame, its pyramid, and the solver's flow,
-    tensor, increment and scratch; where that level is coarse, while frames are filtered. A recorded graph keeps that
-    memory while results are made. `own_planes` says that the preprocessed frames are uploaded too.
+    tensor, increment and scratch; where that level is coarse, while frames are filtered or all coarse levels solved. A
+    recorded graph keeps that memory while results are made. `own_planes` says that the preprocessed frames are uploaded
+    too.
     """
     pixels, float32 = height * width, 4
-    levels = plan_levels(height, width, options).levels
+    plan = plan_levels(height, width, options)
+    levels = plan.levels
     areas = [level.height * level.width for level in levels]
     raw, planes, flow = channels * itemsize, float32 * channels, 2 * float32
     staging = 3 * raw + flow + (2 * planes if own_planes else 0)
@@ -184,12 +186,12 @@ def frame_bytes(
     pyramid = planes * sum(area for area in areas if area != pixels)
     finest = levels[-1]
     relaxation = choose_relaxation(options, finest.height, finest.width)
-    scratch = max(
-        scratch_planes(finest.height, finest.width, channels, finest.alpha, finest.spacing, relaxation),
-        descend.scratch_planes(finest.height, finest.width),
-    )
+    scratch = scratch_planes(finest.height, finest.width, channels, finest.alpha, finest.spacing, relaxation)
     solver = math.ceil((flow + 6 * planes + flow + float32 * scratch) * areas[-1])
-    solving = held * pixels + pyramid + max(solver, flow * (areas[-1] + pixels))  # or the flow is brought to full size
+    own_start = options.cc_initialization or options.gnc_schedule is not None
+    descending = descend.frame_bytes(plan_descents(plan, options)[0], channels, own_start)
+    # or the flow is brought to full size
+    solving = held * pixels + pyramid + max(solver, descending, flow * (areas[-1] + pixels))
     filtering = 0 if own_planes else 2 * planes * pixels
     finishing = (raw + max(flow, planes)) * pixels
     if options.cc_initialization:
