@@ -18,8 +18,8 @@ from flowreg_gpu.cli import main
 from flowreg_gpu.cuda.device import DeviceFacts
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.executors.gpu import GPUStatus
-from flowreg_gpu.flow import plan_levels
 from flowreg_gpu.options import Options
+from flowreg_gpu.plan import plan_levels
 
 TINY = ("benchmark", "--size", "64x72", "--quality", "fast", "--frames", "8")
 FACTS = DeviceFacts("NVIDIA H200", (9, 0), "13.0", "13.2", "13.5", "14.2.0", 3 * 2**30, 140 * 2**30, 132)

@@ -19,8 +19,9 @@ from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
 from flowreg_gpu.cuda.warp import warp_frames
-from flowreg_gpu.flow import FlowEstimator, plan_descents, plan_levels
+from flowreg_gpu.flow import FlowEstimator
 from flowreg_gpu.options import Options
+from flowreg_gpu.plan import plan_descents, plan_levels
 from flowreg_gpu.relaxation import Relaxation, choose_relaxation
 from flowreg_gpu.resampling import gaussian_table, resampling_tables
 

@@ -187,6 +187,7 @@ def ours(*rooms):
         ("preprocess", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
         ("resampling", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
         ("relaxation", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
+        ("plan", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
         ("options", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli", "preprocess")),
     ],
 )

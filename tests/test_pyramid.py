@@ -9,8 +9,8 @@ from scipy.ndimage import gaussian_filter
 from synthetic import cubic_weight
 
 from flowreg_gpu.cpu.pyramid import resize
-from flowreg_gpu.flow import plan_levels
 from flowreg_gpu.options import Options
+from flowreg_gpu.plan import plan_levels
 from flowreg_gpu.resampling import cubic_table, gaussian_table, resampling_tables
 
 # (height, width) -> (height, width): down, up, both, odd, tiny, beyond one reflection of the boundary

@@ -12,7 +12,7 @@ from flowreg_gpu.cuda.launch import GROUP, SHARED_MEMORY, frame_stride, upload
 from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
 from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
 from flowreg_gpu.cuda.solver import CHANNELS, data_weight, is_robust, sorted_width
-from flowreg_gpu.flow import Descent, Level
+from flowreg_gpu.plan import Descent, Level
 from flowreg_gpu.relaxation import Relaxation, edge_weights
 
 __all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "frame_bytes", "upload_levels"]

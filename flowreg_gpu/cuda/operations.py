@@ -15,13 +15,10 @@ from flowreg_gpu.cuda import descend, median, motion_tensor, prealign, pyramid, 
 from flowreg_gpu.cuda import flow as planes_arithmetic
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.pyramid import Pyramid
-from flowreg_gpu.flow import Descent
+from flowreg_gpu.plan import Descent, Tables
 from flowreg_gpu.relaxation import Relaxation
-from flowreg_gpu.resampling import TapTable
 
 __all__ = ["CudaOperations"]
-
-Tables = tuple[TapTable, TapTable]
 
 # Taps of rows times taps of columns of an upsampling. Where there are more, as from the start flow to the coarsest
 # level, a tile's taps would span much of the flow, and mostly all frames share what they make.

@@ -19,8 +19,9 @@ from flowreg_gpu.cuda.statistics import describe_flow, describe_frames, prepare_
 from flowreg_gpu.cuda.warp import warp_frames
 from flowreg_gpu.executors.base import Job
 from flowreg_gpu.executors.frame_task import STATISTICS
-from flowreg_gpu.flow import FlowEstimator, plan_descents, plan_levels
+from flowreg_gpu.flow import FlowEstimator
 from flowreg_gpu.options import Options
+from flowreg_gpu.plan import plan_descents, plan_levels
 from flowreg_gpu.preprocess import Preprocessing
 from flowreg_gpu.relaxation import choose_relaxation
 
