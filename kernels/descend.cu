@@ -115,7 +115,6 @@ __global__ void __launch_bounds__(512, 1)
   float* next = odd ? flow : spare;
   float* after = odd ? spare : flow;
   const auto advance = [&] {
-    __syncthreads();
     now = next;
     next = after;
     after = const_cast<float*>(now);
@@ -141,7 +140,7 @@ __global__ void __launch_bounds__(512, 1)
       // 1. flow of this size, and motion tensor
       const bool upsamples = level.row_taps > 0 && linearization == 0;
       for (int y0 = 0; y0 < height; y0 += level.tensor_rows) {
-        __syncthreads();  // shared memory has been read
+        __syncthreads();  // shared memory has been read, the flow written
         const Tile tile(0, y0, level.tensor_rows, width, Term::HALO, height, width);
         const Targets target(tile);
         const Scale scale = {level.scale_x, level.scale_y};
@@ -156,7 +155,7 @@ __global__ void __launch_bounds__(512, 1)
       if (upsamples) advance();
 
       // 2. increment
-      __syncthreads();
+      __syncthreads();  // likewise
       relax_level<CHANNELS>(level, tensor, share, now, {constant, factor, power}, apart, increment);
 
       // 3. sum
