@@ -169,7 +169,6 @@ __device__ __forceinline__ void find_targets(const Tile& tile, const Targets& ta
   const long long plane = (long long)height * width;
   const Share own;
   for (int column = own.column; column < tile.columns; column += 32) {
-#pragma unroll 1
     for (int row = own.row; row < tile.rows; row += own.rows) {
       int x = tile.left + column, y = tile.top + row;
       const float* uv = flow + (long long)y * width + x;
@@ -202,7 +201,6 @@ __device__ __forceinline__ void upsample_targets(const Tile& tile, const Targets
   for (int column = own.column; column < count; column += 32) {
     const float* u = flow + first + column;
     const float* v = u + (long long)taps.height * taps.width;
-#pragma unroll 1
     for (int row = own.row; row < tile.rows; row += own.rows) {
       const int first_tap = (tile.top + row) * taps.row_taps;
       Point sum = {0.0f, 0.0f};
@@ -221,7 +219,6 @@ __device__ __forceinline__ void upsample_targets(const Tile& tile, const Targets
   const int ROWS = 4;
   for (int column = own.column; column < tile.columns; column += 32) {
     const int x = tile.left + column;
-#pragma unroll 1
     for (int top = own.row; top < tile.rows; top += ROWS * own.rows) {
       const Point* line[ROWS];
       Point sum[ROWS];
@@ -272,7 +269,6 @@ __device__ __forceinline__ void warp_and_differentiate(
 
     // 1. the warped image
     for (int column = own.column; column < tile.columns; column += 32) {
-#pragma unroll 1
       for (int row = own.row; row < tile.rows; row += own.rows) {
         const int pixel = row * tile.columns + column;
         const Point from = target.points[pixel];
@@ -286,7 +282,6 @@ __device__ __forceinline__ void warp_and_differentiate(
 
     // 2. the tensor of the tile
     for (int x = tile.first_x + own.column; x < tile.last_x; x += 32) {
-#pragma unroll 1
       for (int y = tile.first_y + own.row; y < tile.last_y; y += own.rows) {
         float j[6] = {};
         term(a, b, x, y, height, width, j);

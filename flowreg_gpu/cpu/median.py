@@ -22,8 +22,18 @@ def median5x5(planes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @inlined
+def _least(a, b):
+    return a if a < b else b
+
+
+@inlined
+def _largest(a, b):
+    return b if a < b else a
+
+
+@inlined
 def _order(a, b):
-    return (a if a < b else b), (b if a < b else a)
+    return _least(a, b), _largest(a, b)
 
 
 @inlined
@@ -48,16 +58,6 @@ def _sort4(a, b, c, d):
     b, d = _order(b, d)
     b, c = _order(b, c)
     return a, b, c, d
-
-
-@inlined
-def _least(a, b):
-    return a if a < b else b
-
-
-@inlined
-def _largest(a, b):
-    return b if a < b else a
 
 
 @inlined

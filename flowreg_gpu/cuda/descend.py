@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import GROUP, SHARED_MEMORY, frame_stride, upload
+from flowreg_gpu.cuda.launch import CHANNELS, GROUP, SHARED_MEMORY, frame_stride, upload
 from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
 from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
-from flowreg_gpu.cuda.solver import CHANNELS, data_weight, is_robust, sorted_width
+from flowreg_gpu.cuda.solver import data_weight, is_robust
 from flowreg_gpu.plan import Descent, Level
 from flowreg_gpu.relaxation import Relaxation, edge_weights
 
@@ -105,7 +105,7 @@ def descend(
     """
     frames, channels = moving.planes.shape[:2]
     height, width = levels.size
-    apart = 0 if _in_shared(device, height, width) else 5 * height * sorted_width(width)
+    apart = 0 if _in_shared(device, height, width) else 5 * height * _sorted_width(width)
     scratch = device.empty((frames, (6 * channels + 4) * height * width + apart), np.float32)
     out = device.empty((frames, 2, height, width), np.float32)
     device.kernel(FILE, f"descend<{TERMS[descent.const_assumption]}, {channels}>")(
@@ -139,7 +139,7 @@ def frame_bytes(descent: Descent, channels: int, own_start: bool) -> int:
     first, last = levels[0], levels[-1]
     floats = (2 + 6 * channels + 4) * last.height * last.width
     if _bytes(last.height, last.width, 2 + 5) > SHARED_MEMORY:  # some GPUs have more
-        floats += 5 * last.height * sorted_width(last.width)
+        floats += 5 * last.height * _sorted_width(last.width)
     if own_start:
         floats += 2 * first.height * first.width
     return 4 * floats
@@ -157,7 +157,12 @@ def _taken(descent: Descent) -> tuple[Level, ...]:
 
 def _bytes(height: int, width: int, planes: int) -> int:
     """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
-    return 4 * planes * height * sorted_width(width)
+    return 4 * planes * height * _sorted_width(width)
+
+
+def _sorted_width(width: int) -> int:
+    """Floats of a row that is sorted by colour: two even numbers."""
+    return -(-width // 4) * 4
 
 
 def _in_shared(device: Device, height: int, width: int) -> bool:

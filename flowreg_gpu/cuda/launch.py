@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
 
-__all__ = ["BLOCK", "GROUP", "LINE", "SHARED_MEMORY", "frame_stride", "line_grid", "pixel_grid", "upload"]
+__all__ = ["BLOCK", "CHANNELS", "GROUP", "LINE", "SHARED_MEMORY", "frame_stride", "line_grid", "pixel_grid", "upload"]
 
 #: Threads (x, y) of a block where a thread owns a pixel, of one where it owns an element of a line, and of one that
 #: works on a level, or a strip of it, with many barriers.
@@ -16,6 +16,7 @@ BLOCK = (32, 8)
 LINE = (256,)
 GROUP = (512,)
 
+CHANNELS = (1, 2, 3, 4)  # that kernels are specialised for; more are compiled when they are met
 SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
 
 

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import BLOCK, SHARED_MEMORY, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
 
 FILE = "multigrid.cu"
-CHANNELS = (1, 2, 3, 4)  # more are compiled when they are met
 EXPRESSIONS = (
     "differentiate_flow",
     *(f"relax_finest<{channels}>" for channels in CHANNELS),

@@ -64,12 +64,15 @@ class CudaOperations:
 
     def prepare_descent(self, descent: Descent, height: int, width: int) -> None:
         """Upload the tables of a descent."""
+        done = 0
         levels = self._levels(descent, (height, width))
-        for level in descent.levels[0 if levels is None else levels.number :]:
+        if levels is not None:
+            done = levels.number
+            self._uploaded(descent.levels[0].from_above)
+        for level in descent.levels[done:]:
             self._upsampling(level.from_above, descent.const_assumption)
-        for tables in (descent.levels[0].from_above if levels else None, descent.to_full):
-            if tables is not None:
-                self._uploaded(tables)
+        if descent.to_full is not None:
+            self._uploaded(descent.to_full)
 
     def resize(self, planes: Buffer, tables: Tables) -> Buffer:
         """Filter planes along rows and columns with tap tables."""

@@ -10,22 +10,19 @@ import numpy as np
 from flowreg_gpu.cuda import multigrid
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
-from flowreg_gpu.cuda.launch import BLOCK, GROUP, SHARED_MEMORY, frame_stride, pixel_grid
+from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, GROUP, SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
 
 __all__ = [
-    "CHANNELS",
     "EXPRESSIONS",
     "FILE",
     "data_weight",
     "is_robust",
     "scratch_planes",
     "solve",
-    "sorted_width",
 ]
 
 FILE = "solver.cu"
-CHANNELS = (1, 2, 3, 4)  # more are compiled when they are met
 _BOOLEANS = ("false", "true")
 EXPRESSIONS = (
     *(
@@ -165,11 +162,6 @@ def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
 def is_robust(relaxation: Relaxation) -> bool:
     """Whether the smoothness is."""
     return relaxation.a_smooth < 1 and relaxation.beta > 0
-
-
-def sorted_width(width: int) -> int:
-    """Floats of a row that is sorted by colour: two even numbers."""
-    return -(-width // 4) * 4
 
 
 def data_weight(relaxation: Relaxation) -> Psi:
