@@ -26,9 +26,9 @@ from scipy.ndimage import gaussian_filter  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
 from flowreg_gpu import cpu  # noqa: E402
-from flowreg_gpu.demo import end_point_error, make_movie  # noqa: E402
-from flowreg_gpu.flow import FlowEstimator  # noqa: E402
-from flowreg_gpu.preprocess import channel_weights  # noqa: E402
+from flowreg_gpu.model.estimator import FlowEstimator  # noqa: E402
+from flowreg_gpu.model.preprocessing import channel_weights  # noqa: E402
+from flowreg_gpu.synthetic import end_point_error, make_movie  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SOLVERS = ("sor", "auto")

@@ -27,11 +27,13 @@ machine.import_checkout()
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
 
-from flowreg_gpu.demo import make_movie  # noqa: E402
-from flowreg_gpu.executors.base import BaseExecutor, BatchResult, FlowMean, Job, Progress  # noqa: E402
+from flowreg_gpu.engine.batch import BatchResult, FlowMean, Progress  # noqa: E402
+from flowreg_gpu.engine.job import Job  # noqa: E402
+from flowreg_gpu.executors.base import BaseExecutor  # noqa: E402
 from flowreg_gpu.io import TiffReader, TiffWriter  # noqa: E402
 from flowreg_gpu.options import Options  # noqa: E402
-from flowreg_gpu.registration import Registration  # noqa: E402
+from flowreg_gpu.registration.loop import Registration  # noqa: E402
+from flowreg_gpu.synthetic import make_movie  # noqa: E402
 
 SIZE = 512
 BLOCK = 2**24  # bytes of a call, for the disk's own rate

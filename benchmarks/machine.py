@@ -13,9 +13,9 @@ from typing import Any
 
 def describe() -> dict[str, Any]:
     """CPU, cores, system, versions and commit."""
-    from flowreg_gpu import machine  # of the checkout, which the script has preferred by now
+    from flowreg_gpu import diagnostics  # of the checkout, which the script has preferred by now
 
-    return {**machine.describe(), "commit": _commit()}
+    return {**diagnostics.describe(), "commit": _commit()}
 
 
 def save(name: str, results: dict[str, Any]) -> None:
@@ -29,9 +29,9 @@ def save(name: str, results: dict[str, Any]) -> None:
 
 def one_line(facts: dict[str, Any]) -> str:
     """What `describe` returns as text."""
-    from flowreg_gpu import machine
+    from flowreg_gpu import diagnostics
 
-    return f"{machine.one_line(facts)}; commit {facts['commit']}"
+    return f"{diagnostics.one_line(facts)}; commit {facts['commit']}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -49,13 +49,8 @@ def use_one_core() -> None:
 
 
 def import_checkout() -> None:
-    """Prefer the checkout that holds this script to an installed package."""
+    """Prefer the checkout that holds this script to an installed package; tests come along."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-
-def import_tests() -> None:
-    """Let the tests' modules (synthetic recordings, the emulated device) be imported."""
-    sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def _commit() -> str:

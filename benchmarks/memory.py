@@ -22,7 +22,7 @@ import tifffile
 machine.import_checkout()
 
 from flowreg_gpu.benchmark.process import tree_bytes  # noqa: E402
-from flowreg_gpu.demo import make_movie  # noqa: E402
+from flowreg_gpu.synthetic import make_movie  # noqa: E402
 
 LIMIT = 1.5e9
 

@@ -29,12 +29,10 @@ import numpy as np
 import tifffile
 
 machine.import_checkout()
-machine.import_tests()
-
-from recordings import LEVELS, recording  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
 from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError  # noqa: E402
+from tests.recordings import LEVELS, recording  # noqa: E402
 
 MOVIE = Path(__file__).resolve().parents[2] / "shared" / "data" / "two_photon_20x128x256.tif"
 RESULTS = Path(__file__).parent / "results"
@@ -124,7 +122,7 @@ def make_device(kind: str) -> Device:
     """The first GPU ('cuda'), or the emulated device of the tests."""
     if kind == "cuda":
         return CudaDevice()
-    from emulation import EmulatedDevice
+    from tests.emulation import EmulatedDevice
 
     return EmulatedDevice()
 

@@ -12,8 +12,8 @@ from throughput import GpuClock, NoClock, Recording, per_frame, spread
 
 import flowreg_gpu as fg
 from flowreg_gpu.cuda.device import Device
-from flowreg_gpu.demo import end_point_error
 from flowreg_gpu.options import PRESETS
+from flowreg_gpu.synthetic import end_point_error
 
 #: Name of pyflowreg's backend, arguments of its factory, and whether it needs a GPU.
 BACKENDS = (("flowreg_cuda", {}, True), ("flowreg_torch", {"device": "cuda"}, True), ("flowreg", {}, False))

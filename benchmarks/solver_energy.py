@@ -29,9 +29,8 @@ from scipy.ndimage import gaussian_filter  # noqa: E402
 
 from flowreg_gpu import Options, cpu  # noqa: E402
 from flowreg_gpu.cpu.flatness import flat_share  # noqa: E402
-from flowreg_gpu.demo import make_movie  # noqa: E402
-from flowreg_gpu.flow import FlowEstimator  # noqa: E402
-from flowreg_gpu.relaxation import (  # noqa: E402
+from flowreg_gpu.model.estimator import FlowEstimator  # noqa: E402
+from flowreg_gpu.model.relaxation import (  # noqa: E402
     COARSE_SIDE,
     Relaxation,
     choose_relaxation,
@@ -39,6 +38,7 @@ from flowreg_gpu.relaxation import (  # noqa: E402
     settle_solver,
     sweep_equivalents,
 )
+from flowreg_gpu.synthetic import make_movie  # noqa: E402
 
 MOVIE = Path(__file__).resolve().parents[2] / "shared" / "data" / "two_photon_20x128x256.tif"
 CASES = [("gc", 1.5), ("gc", 4.0), ("gc", 15.0), ("gc", 100.0), ("gray", 4.0), ("cs", 4.0)]

@@ -25,9 +25,9 @@ import numpy as np  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
-from flowreg_gpu.demo import end_point_error, make_movie  # noqa: E402
 from flowreg_gpu.io import ArrayReader, ArrayWriter  # noqa: E402
-from flowreg_gpu.registration import Registration  # noqa: E402
+from flowreg_gpu.registration.loop import Registration  # noqa: E402
+from flowreg_gpu.synthetic import end_point_error, make_movie  # noqa: E402
 
 PRESETS = {"quality": 0, "balanced": 4, "fast": 6}
 

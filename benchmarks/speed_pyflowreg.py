@@ -26,8 +26,8 @@ import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
-from flowreg_gpu.demo import KnownMotion, end_point_error, make_movie  # noqa: E402
 from flowreg_gpu.io import TiffReader  # noqa: E402
+from flowreg_gpu.synthetic import KnownMotion, end_point_error, make_movie  # noqa: E402
 
 MARGIN, FEW = 10, 4
 OPTIONS = {"quality_setting": "quality", "alpha": 1.5, "verbose": False}

@@ -15,10 +15,10 @@ import tifffile
 import flowreg_gpu as fg
 from flowreg_gpu.benchmark.schedule import computation
 from flowreg_gpu.cuda.device import Device, device_facts
-from flowreg_gpu.demo import end_point_error, make_movie
 from flowreg_gpu.io import ArrayReader, ArrayWriter, TiffReader, TiffWriter
 from flowreg_gpu.options import Options
-from flowreg_gpu.registration import Registration
+from flowreg_gpu.registration.loop import Registration
+from flowreg_gpu.synthetic import end_point_error, make_movie
 
 UNIQUE = 12  # frames that are made; longer recordings repeat them
 DEVICE_FRAMES = 128  # on the device at a time: the most that the executor takes

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import flowreg_gpu as fg
-from flowreg_gpu.demo import make_movie
+from flowreg_gpu.synthetic import make_movie
 
 motion = make_movie()
 registered, _ = fg.register(motion.movie, motion.reference, "threading")

@@ -12,17 +12,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "BaseExecutor": "executors.base",
     "GPUExecutor": "executors.gpu",
-    "MultiprocessingExecutor": "executors.multiprocessing",
+    "MultiprocessingExecutor": "executors.processes",
     "Options": "options",
     "SequentialExecutor": "executors.sequential",
-    "Summary": "registration",
-    "ThreadingExecutor": "executors.threading",
-    "estimate_flow": "images",
+    "Summary": "registration.loop",
+    "ThreadingExecutor": "executors.threads",
+    "estimate_flow": "registration.pair",
     "gpu_status": "executors.gpu",
-    "map_frames": "executors.map_frames",
-    "register": "registration",
-    "register_file": "registration",
-    "warp": "images",
+    "map_frames": "workers.map_frames",
+    "register": "registration.loop",
+    "register_file": "registration.loop",
+    "warp": "registration.pair",
 }
 
 __all__ = ["__version__", *_HOMES]

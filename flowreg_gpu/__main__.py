@@ -2,7 +2,7 @@
 
 import sys
 
-from flowreg_gpu.cli import main
+from flowreg_gpu.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@
 // Launch: 256 threads (any power of two), shared memory for one struct of sums per thread.
 #include "common.cuh"
 
-// Columns of `statistics`, as flowreg_gpu/executors/frame_task.py names them.
+// Columns of `statistics`, as flowreg_gpu/engine/cpu_task.py names them.
 enum Column {
   MEAN_DISP, MAX_DISP, MEAN_DIV, MEAN_TRANSLATION, CORRELATION_BEFORE, CORRELATION_AFTER, CONSTANT, DIVERGED, COLUMNS
 };

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import synthetic
+
+from tests import movies
 
 # Darkest and brightest pixel of a scene in each dtype: room on both sides for the overshoot of the cubic kernel.
 LEVELS = {
@@ -82,4 +83,4 @@ def _cast(values, dtype):
 
 def end_point_error(flow, truth, margin=6):
     """Mean distance in pixels of two flows, the border left out, where the scene enters and leaves."""
-    return synthetic.end_point_error(flow, truth, margin)
+    return movies.end_point_error(flow, truth, margin)

@@ -1,4 +1,4 @@
-"""What `import flowreg_gpu` does and does not do, and who may import whom (design.md), read from the sources."""
+"""What `import flowreg_gpu` does and does not do, and what its modules take from each other."""
 
 import ast
 import importlib
@@ -133,7 +133,7 @@ def test_kernels_are_where_they_are_looked_for():
     assert not list(folder.rglob("*.py"))
 
 
-# Who imports whom
+# Who imports whom is said by import-linter's contracts (pyproject.toml); here, what modules load and name
 
 
 def module_name(path):
@@ -141,106 +141,54 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path):
-    """Every module that a file imports, wherever in it, under its full name; names may be modules as well."""
-    own = module_name(path).split(".")
-    package = own if path.name == "__init__.py" else own[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+def room(module):
+    """The package or module right below flowreg_gpu that a dotted name lies in."""
+    return module.split(".")[1] if module.startswith("flowreg_gpu.") else module
+
+
+def private_names_of_others(text, own):
+    """Names with a leading underscore that a module takes from another room, by import or as an attribute."""
+    found, modules = [], {}
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "flowreg_gpu":
+            for alias in node.names:
+                origin = f"{node.module}.{alias.name}"
+                modules[alias.asname or alias.name] = origin
+                if alias.name.startswith("_") and room(origin) != room(own):
+                    found.append(origin)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            origin = modules[node.value.id]
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if private and room(origin) != room(own):
+                found.append(f"{origin}.{node.attr}")
     return found
 
 
-def offences(room, forbidden):
-    """Imports of forbidden modules by the files of a room (a module or a folder)."""
-    found = []
-    for path in SOURCES:
-        name = module_name(path)
-        if name == f"flowreg_gpu.{room}" or name.startswith(f"flowreg_gpu.{room}."):
-            for imported in imports_of(path):
-                if any(imported == banned or imported.startswith(f"{banned}.") for banned in forbidden):
-                    found.append(f"{name} imports {imported}")
-    return found
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_private_name_crosses_a_package(path):
+    assert private_names_of_others(path.read_text(encoding="utf-8"), module_name(path)) == []
 
 
-def ours(*rooms):
-    return [f"flowreg_gpu.{room}" for room in rooms]
-
-
-@pytest.mark.parametrize(
-    ("room", "forbidden"),
-    [
-        ("cpu", ours("cuda", "io", "executors", "flow", "registration", "reference", "cli", "pyflowreg")),
-        ("cuda", ours("cpu", "io", "executors", "flow", "registration", "reference", "cli", "pyflowreg")),
-        ("flow", ours("cpu", "cuda", "io", "executors", "registration", "reference", "cli", "pyflowreg")),
-        ("io", ours("cpu", "cuda", "executors", "flow", "registration", "reference", "cli", "pyflowreg")),
-        ("executors", ours("io", "registration", "reference", "cli", "pyflowreg")),
-        ("registration", ours("cuda", "cli", "pyflowreg")),
-        ("overlap", ours("cpu", "cuda", "executors", "flow", "registration", "reference", "cli", "pyflowreg")),
-        ("verification", ours("cpu", "cuda", "io", "flow", "registration", "cli", "pyflowreg")),
-        ("reference", ours("cuda", "registration", "cli", "pyflowreg")),
-        ("preprocess", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
-        ("resampling", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
-        ("relaxation", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
-        ("plan", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli")),
-        ("options", ours("cpu", "cuda", "io", "executors", "flow", "registration", "reference", "cli", "preprocess")),
-    ],
-)
-def test_import_rules(room, forbidden):
-    assert offences(room, forbidden) == []
-
-
-def test_registration_holds_no_numerics():
-    """design.md: registration.py imports io, executors, options, and no numerics."""
-    assert offences("registration", [*ours("cpu", "flow"), "numba", "scipy"]) == []
-
-
-def test_the_benchmark_sits_on_top():
-    """Only the command line imports it, when it is asked for; a row loads optional libraries where it uses them."""
-    for path in SOURCES:
-        name = module_name(path)
-        if name != "flowreg_gpu.cli" and not name.startswith("flowreg_gpu.benchmark"):
-            assert not any(imported.startswith("flowreg_gpu.benchmark") for imported in imports_of(path)), name
-    assert not loaded_after("import flowreg_gpu.cli") & {"numpy", "numba", "tifffile", "tqdm"}
-    assert not loaded_after("import flowreg_gpu.benchmark.row") & {"cupy", "pyflowreg", "cv2", "torch"}
-
-
-def test_only_the_device_imports_cupy():
-    found = [
-        module_name(path)
-        for path in SOURCES
-        if any(imported.partition(".")[0] in ("cupy", "cupyx") for imported in imports_of(path))
+def test_the_rule_of_private_names_sees_both_ways():
+    text = "from flowreg_gpu.cpu.warp import _clamp\nfrom flowreg_gpu.io import base\nbase._Reader\n"
+    assert private_names_of_others(text, "flowreg_gpu.cli.main") == [
+        "flowreg_gpu.cpu.warp._clamp",
+        "flowreg_gpu.io.base._Reader",
     ]
-    assert set(found) <= {"flowreg_gpu.cuda.device"}
+    assert private_names_of_others(text, "flowreg_gpu.io.array") == ["flowreg_gpu.cpu.warp._clamp"]
 
 
-def test_only_the_cpu_room_imports_numba():
-    found = [module_name(path) for path in SOURCES if any(i.partition(".")[0] == "numba" for i in imports_of(path))]
-    assert all(name.startswith("flowreg_gpu.cpu.") for name in found)
+def test_workers_load_numpy_and_the_standard_library_only():
+    loaded = loaded_after("import flowreg_gpu.workers.map_frames") - sys.stdlib_module_names
+    assert {"flowreg_gpu", "numpy"} <= loaded
+    assert not loaded & {"numba", "llvmlite", "tifffile", "cupy", "scipy", "h5py", "tqdm"}
 
 
-def test_nothing_of_the_package_needs_scipy_or_opencv():
-    for path in SOURCES:
-        foreign = {imported.partition(".")[0] for imported in imports_of(path)}
-        assert not foreign & {"scipy", "cv2", "skimage", "matplotlib"}, path.name
-
-
-def test_the_rules_see_every_way_to_import(tmp_path):
-    """A test of the tests: an import inside a function, of a name, and relative, are all found."""
-    file = PACKAGE / "cpu" / "warp.py"
-    text = "def f():\n    from flowreg_gpu import io\n    from ..executors import base\n    import cupy.cuda as c\n"
-
-    class Text(type(file)):
-        def read_text(self, encoding=None):
-            return text
-
-    found = imports_of(Text(file))
-    assert {"flowreg_gpu.io", "flowreg_gpu.executors.base", "cupy.cuda"} <= found
+def test_the_command_line_loads_nothing_until_it_knows_the_command():
+    assert not loaded_after("import flowreg_gpu.cli.main") & {"numpy", "numba", "tifffile", "tqdm"}
+    assert not loaded_after("import flowreg_gpu.benchmark.row") & {"cupy", "pyflowreg", "cv2", "torch"}
 
 
 def test_there_are_no_rooms_without_a_subject():

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowreg_gpu.benchmark.rivals import BACKENDS
+from flowreg_gpu.diagnostics import one_line
 from flowreg_gpu.io import PathLike, PendingFile
-from flowreg_gpu.machine import one_line
 
 __all__ = ["Report"]
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.executors import gpu_status
-from flowreg_gpu.executors.frame_pool import default_workers
 from flowreg_gpu.options import Options
 from flowreg_gpu.pyflowreg.library import part
-from flowreg_gpu.registration import FIRST_FLOWS
+from flowreg_gpu.registration.loop import FIRST_FLOWS
+from flowreg_gpu.workers.pool import default_workers
 
 __all__ = ["BACKENDS", "ON_GPU", "Rival", "Unavailable"]
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.cuda.launch import upload
-from flowreg_gpu.executors.base import Job
-from flowreg_gpu.executors.device_task import DeviceTask
+from flowreg_gpu.engine.cuda_task import DeviceTask
+from flowreg_gpu.engine.job import Job
+from flowreg_gpu.model.plan import plan_levels
+from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
+from flowreg_gpu.model.relaxation import choose_relaxation, edge_weights, settle_solver, sweep_equivalents
 from flowreg_gpu.options import Options
-from flowreg_gpu.plan import plan_levels
-from flowreg_gpu.preprocess import Preprocessing, channel_weights, normalization
-from flowreg_gpu.relaxation import choose_relaxation, edge_weights, settle_solver, sweep_equivalents
 
 __all__ = ["Launch", "PaperDevice", "RecordingDevice", "Schedule", "computation", "count_schedule"]
 

@@ -1,6 +1,6 @@
 """The operations of the flow model on the CPU: numba kernels, single-threaded, releasing the GIL.
 
-This module is the backend that `flowreg_gpu.flow.FlowEstimator` takes as its operations.
+This module is the backend that `flowreg_gpu.model.estimator.FlowEstimator` takes as its operations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flowreg_gpu.cpu.prealign import phase_shift, prepare_alignment
 from flowreg_gpu.cpu.pyramid import resize
 from flowreg_gpu.cpu.solver import solve
 from flowreg_gpu.cpu.warp import warp, warp_frame
-from flowreg_gpu.resampling import TapTable
+from flowreg_gpu.model.resampling import TapTable
 
 __all__ = [
     "add",

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.motion_tensor import motion_tensor
+from flowreg_gpu.model.relaxation import STIFFNESS, settle_solver
 from flowreg_gpu.options import Options
-from flowreg_gpu.relaxation import STIFFNESS, settle_solver
 
 __all__ = ["flat_share", "settle_by_reference"]
 

@@ -31,7 +31,7 @@ from flowreg_gpu.cpu.relaxation import (
     update,
     weighted_sum,
 )
-from flowreg_gpu.relaxation import COARSEST_SWEEPS, plan_grids
+from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, plan_grids
 
 __all__ = ["relax_in_cycles"]
 

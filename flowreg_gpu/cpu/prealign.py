@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.pyramid import resize
-from flowreg_gpu.resampling import TapTable
+from flowreg_gpu.model.resampling import TapTable
 
 __all__ = ["Aligner", "phase_shift", "prepare_alignment"]
 

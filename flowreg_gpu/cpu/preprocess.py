@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled
 from flowreg_gpu.cpu.pyramid import resize
-from flowreg_gpu.preprocess import Preprocessing
+from flowreg_gpu.model.preprocessing import Preprocessing
 
 __all__ = ["preprocess"]
 

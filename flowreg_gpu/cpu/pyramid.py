@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled
-from flowreg_gpu.resampling import TapTable
+from flowreg_gpu.model.resampling import TapTable
 
 __all__ = ["resize"]
 

@@ -38,7 +38,7 @@ from flowreg_gpu.cpu.relaxation import (
     update,
     weighted_sum,
 )
-from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_weight
 
 __all__ = ["solve"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled, inlined
-from flowreg_gpu.resampling import CUBIC_A
+from flowreg_gpu.model.resampling import CUBIC_A
 
 __all__ = ["warp", "warp_frame"]
 

@@ -12,8 +12,8 @@ from flowreg_gpu.cuda.launch import CHANNELS, GROUP, SHARED_MEMORY, frame_stride
 from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
 from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
 from flowreg_gpu.cuda.solver import data_weight, is_robust
-from flowreg_gpu.plan import Descent, Level
-from flowreg_gpu.relaxation import Relaxation, edge_weights
+from flowreg_gpu.model.plan import Descent, Level
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights
 
 __all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "frame_bytes", "upload_levels"]
 

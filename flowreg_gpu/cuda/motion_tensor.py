@@ -10,7 +10,7 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, frame_stride, upload
 from flowreg_gpu.cuda.pyramid import Taps, source_strips, upload_taps
-from flowreg_gpu.resampling import TapTable
+from flowreg_gpu.model.resampling import TapTable
 
 __all__ = ["EXPRESSIONS", "FILE", "HALO", "TERMS", "Upsampling", "factors", "linearize", "upload_upsampling"]
 

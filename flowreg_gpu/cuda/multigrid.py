@@ -9,7 +9,7 @@ import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, SHARED_MEMORY, frame_stride, pixel_grid
-from flowreg_gpu.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
+from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
 __all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
 

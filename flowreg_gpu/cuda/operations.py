@@ -1,4 +1,4 @@
-"""The operations of the flow model bound to a device: the backend that `flowreg_gpu.flow.FlowEstimator` takes.
+"""The operations of the flow model bound to a device: the backend that `FlowEstimator` takes.
 
 Images are buffers (n, C, h, w) and flows (n, 2, h, w), float32, of a whole batch; n is 1 for what all frames share.
 """
@@ -15,8 +15,8 @@ from flowreg_gpu.cuda import descend, median, motion_tensor, prealign, pyramid, 
 from flowreg_gpu.cuda import flow as planes_arithmetic
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.pyramid import Pyramid
-from flowreg_gpu.plan import Descent, Tables
-from flowreg_gpu.relaxation import Relaxation
+from flowreg_gpu.model.plan import Descent, Tables
+from flowreg_gpu.model.relaxation import Relaxation
 
 __all__ = ["CudaOperations"]
 
@@ -26,7 +26,7 @@ FEW_TAPS = 16
 
 
 class CudaOperations:
-    """See `flowreg_gpu.flow.Operations`.
+    """See `flowreg_gpu.model.estimator.Operations`.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, line_grid, upload
-from flowreg_gpu.preprocess import Preprocessing
+from flowreg_gpu.model.preprocessing import Preprocessing
 
 __all__ = ["C_TYPES", "EXPRESSIONS", "FILE", "DeviceSettings", "normalize", "upload_settings"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, upload
-from flowreg_gpu.resampling import TapTable
+from flowreg_gpu.model.resampling import TapTable
 
 __all__ = [
     "EXPRESSIONS",

@@ -11,7 +11,7 @@ from flowreg_gpu.cuda import multigrid
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
 from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, GROUP, SHARED_MEMORY, frame_stride, pixel_grid
-from flowreg_gpu.relaxation import Relaxation, edge_weights, robust_weight
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_weight
 
 __all__ = [
     "EXPRESSIONS",

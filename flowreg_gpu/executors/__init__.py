@@ -6,9 +6,9 @@ from typing import Any
 
 from flowreg_gpu.executors.base import EXECUTORS, BaseExecutor
 from flowreg_gpu.executors.gpu import GPUExecutor, gpu_status
-from flowreg_gpu.executors.multiprocessing import MultiprocessingExecutor
+from flowreg_gpu.executors.processes import MultiprocessingExecutor
 from flowreg_gpu.executors.sequential import SequentialExecutor
-from flowreg_gpu.executors.threading import ThreadingExecutor
+from flowreg_gpu.executors.threads import ThreadingExecutor
 
 __all__ = [
     "EXECUTORS",

@@ -3,124 +3,31 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
-import functools
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.cpu.flatness import settle_by_reference
-from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.executors.frame_pool import default_workers
-from flowreg_gpu.executors.frame_task import STATISTICS, RegistrationTask
+from flowreg_gpu.engine.batch import STATISTICS, BatchResult, FlowMean, Progress, check_warpable, find_nonfinite
+from flowreg_gpu.engine.cpu_task import RegistrationTask
+from flowreg_gpu.engine.job import Job
+from flowreg_gpu.model.preprocessing import channel_weights
 from flowreg_gpu.options import Options, check_size, positive_integer
-from flowreg_gpu.preprocess import Preprocessing, channel_weights
+from flowreg_gpu.workers.pool import default_workers
 
 __all__ = [
     "EXECUTORS",
     "BaseExecutor",
-    "BatchResult",
     "CPUExecutor",
-    "FlowMean",
-    "Job",
     "LocalExecutor",
-    "check_warpable",
-    "find_nonfinite",
 ]
 
-Progress = Callable[[int], None]
 _Executor = TypeVar("_Executor", bound="BaseExecutor")
-
-WARPABLE = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
 
 #: Executors by name, as `BaseExecutor.register` enters them.
 EXECUTORS: dict[str, type[BaseExecutor]] = {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What all batches of a recording share.
-
-    Parameters
-    ----------
-    options : Options
-        The solver 'auto' gives way to the one that the reference asks for.
-    reference : (H, W, C) float32
-        Raw reference.
-    reference_planes : (C, H, W) float32 or None
-        The same, normalised and filtered; None leaves that to the executor.
-    preprocessing : Preprocessing or None
-        What to do with the frames; None where they, and the reference, come with their own preprocessed planes.
-    weight, mean_weight : (C, H, W) and (C,) float32
-        Channel weights of the data term, and of the mean image of the pre-alignment.
-    """
-
-    options: Options
-    reference: NDArray[np.float32]
-    reference_planes: NDArray[np.float32] | None
-    preprocessing: Preprocessing | None
-    weight: NDArray[np.float32]
-    mean_weight: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if self.reference_planes is None and self.preprocessing is None:
-            raise ValueError("the job has neither reference_planes nor preprocessing")
-        if self.options.solver == "auto":
-            settled = settle_by_reference(self.options, self.planes_on_host, self.weight)
-            object.__setattr__(self, "options", settled)
-
-    @functools.cached_property
-    def planes_on_host(self) -> NDArray[np.float32]:
-        """The reference (C, H, W), normalised and filtered, made here where the job comes without."""
-        if self.reference_planes is not None:
-            return self.reference_planes
-        assert self.preprocessing is not None
-        planes: NDArray[np.float32] = preprocess(self.reference[None], self.preprocessing.without_time())
-        return planes
-
-    @property
-    def halo(self) -> int:
-        """Frames that a batch has before and after those it registers."""
-        return 0 if self.preprocessing is None else self.preprocessing.halo
-
-    def check_planes(self, planes: NDArray[np.float32] | None) -> None:
-        """Raise ValueError where a batch is preprocessed twice or not at all."""
-        if (planes is None) == (self.preprocessing is None):
-            raise ValueError("a batch needs either the job's preprocessing or planes of its own")
-
-
-class BatchResult(NamedTuple):
-    """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
-
-    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
-    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
-    """
-
-    registered: NDArray[Any]
-    flow: NDArray[np.float32] | None
-    statistics: NDArray[np.float64]
-
-
-class FlowMean:
-    """Mean of the flows that batches hand in, summed frame by frame in float64, so that the batch does not matter."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: NDArray[np.float64] | None = None
-
-    def add(self, flows: NDArray[np.float32]) -> None:
-        """Add flows (n, H, W, 2)."""
-        for flow in np.moveaxis(flows, -1, 1):
-            self.total = flow.astype(np.float64) if self.total is None else self.total + flow
-        self.count += len(flows)
-
-    def planes(self) -> NDArray[np.float32]:
-        """Mean (2, H, W)."""
-        assert self.total is not None
-        return (self.total / self.count).astype(np.float32)
 
 
 class BaseExecutor(abc.ABC):
@@ -407,21 +314,6 @@ def _planes(image: NDArray[Any]) -> NDArray[np.float32]:
         tuple(np.moveaxis(image, -1, 0)), axis=-3, dtype=np.float32, casting="unsafe"
     )
     return planes
-
-
-def check_warpable(dtype: np.dtype[Any], name: str) -> None:
-    """Raise ValueError for frames whose values the warp cannot keep: float32 arithmetic holds 24 bits."""
-    if dtype.newbyteorder("=") not in WARPABLE:
-        allowed = ", ".join(kind.name for kind in WARPABLE)
-        raise ValueError(f"{name} has dtype {dtype}, which is not supported, expected one of {allowed}")
-
-
-def find_nonfinite(frames: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where frames hold NaN or infinite pixels, which integers cannot; None where they hold none."""
-    if frames.dtype.kind != "f":
-        return None
-    bad: NDArray[np.bool_] = ~np.isfinite(frames)
-    return bad if bad.any() else None
 
 
 def _refuse_custom(function: Callable[..., Any] | None, name: str, default: str) -> None:

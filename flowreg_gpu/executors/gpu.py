@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError, device_facts
-from flowreg_gpu.executors.base import BaseExecutor, BatchResult, FlowMean, Job, Progress
-from flowreg_gpu.executors.device_stream import DeviceStream, HostBatch
-from flowreg_gpu.executors.multiprocessing import MultiprocessingExecutor
+from flowreg_gpu.engine.batch import BatchResult, FlowMean, Progress
+from flowreg_gpu.engine.cuda_stream import DeviceStream, HostBatch
+from flowreg_gpu.engine.job import Job
+from flowreg_gpu.executors.base import BaseExecutor
+from flowreg_gpu.executors.processes import MultiprocessingExecutor
 from flowreg_gpu.options import positive_integer
 
 __all__ = ["GPUExecutor", "GPUStatus", "gpu_status"]

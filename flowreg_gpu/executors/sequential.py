@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flowreg_gpu.executors.base import LocalExecutor, Progress
+from flowreg_gpu.engine.batch import Progress
+from flowreg_gpu.executors.base import LocalExecutor
 
 __all__ = ["SequentialExecutor"]
 

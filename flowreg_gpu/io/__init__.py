@@ -19,7 +19,7 @@ from flowreg_gpu.io.base import (
     supported_dtype,
 )
 from flowreg_gpu.io.hdf5 import Hdf5FlowWriter
-from flowreg_gpu.io.tiff import TiffFlowWriter, TiffReader, TiffWriter, read_image
+from flowreg_gpu.io.tiff.source import TiffFlowWriter, TiffReader, TiffWriter, read_image
 
 __all__ = [
     "FLOW_CONVENTION",

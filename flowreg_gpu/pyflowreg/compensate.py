@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor
-from flowreg_gpu.executors.base import Job
 from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, PathLike, TiffReader, read_image
 from flowreg_gpu.pyflowreg.fields import TYPENAMES, check_fields, flow_options
 from flowreg_gpu.pyflowreg.library import check_opencv, part
 from flowreg_gpu.pyflowreg.outputs import BatchCallback, Outputs, ProgressCallback
 from flowreg_gpu.pyflowreg.video import BinnedReader, VideoSource
-from flowreg_gpu.reference import ReferenceLike
-from flowreg_gpu.registration import Registration, StageProgress
+from flowreg_gpu.registration.loop import Registration, StageProgress
+from flowreg_gpu.registration.reference import ReferenceLike
 
 __all__ = ["compensate_arr", "compensate_recording"]
 

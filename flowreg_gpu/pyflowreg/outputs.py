@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, PendingFile, keep_partials
 from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.pyflowreg.video import VideoSink
-from flowreg_gpu.registration import Registration, Summary
+from flowreg_gpu.registration.loop import Registration, Summary
 
 __all__ = ["BatchCallback", "Outputs", "ProgressCallback"]
 

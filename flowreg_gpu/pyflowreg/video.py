@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.executors.base import WARPABLE
+from flowreg_gpu.engine.batch import WARPABLE
 from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, check_output, partial_name, supported_dtype
 
 __all__ = ["BinnedReader", "VideoSink", "VideoSource"]

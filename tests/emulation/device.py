@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from emulation.compiler import EmulationError, compile_kernel
-from emulation.launch import MOST_SHARED_BYTES, CompiledKernel
-from emulation.memory import Allocation, Buffer, Memory, Record, array_of, poison
 from flowreg_gpu.cuda.device import Kernel
 from flowreg_gpu.cuda.source import kernel_source
+from tests.emulation.compiler import EmulationError, compile_kernel
+from tests.emulation.launch import MOST_SHARED_BYTES, CompiledKernel
+from tests.emulation.memory import Allocation, Buffer, Memory, Record, array_of, poison
 
 __all__ = ["EmulatedDevice", "Event", "Stream"]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emulation.compiler import EmulationError
-from emulation.memory import Allocation, Buffer, array_of
+from tests.emulation.compiler import EmulationError
+from tests.emulation.memory import Allocation, Buffer, array_of
 
 __all__ = ["MOST_SHARED_BYTES", "CompiledKernel"]
 

@@ -1,0 +1,74 @@
+"""A batch of frames: what comes out of it, and which frames can be registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["STATISTICS", "WARPABLE", "BatchResult", "FlowMean", "Progress", "check_warpable", "find_nonfinite"]
+
+Progress = Callable[[int], None]
+
+WARPABLE = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
+
+#: Columns of the array `statistics`: displacements and divergence in pixels and pixels per pixel, correlations with
+#: the raw reference, and 1 where the frame was constant and where its flow was not finite.
+STATISTICS = (
+    "mean_disp",
+    "max_disp",
+    "mean_div",
+    "mean_translation",
+    "correlation_before",
+    "correlation_after",
+    "constant",
+    "diverged",
+)
+
+
+class BatchResult(NamedTuple):
+    """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
+
+    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
+    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
+    """
+
+    registered: NDArray[Any]
+    flow: NDArray[np.float32] | None
+    statistics: NDArray[np.float64]
+
+
+class FlowMean:
+    """Mean of the flows that batches hand in, summed frame by frame in float64, so that the batch does not matter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: NDArray[np.float64] | None = None
+
+    def add(self, flows: NDArray[np.float32]) -> None:
+        """Add flows (n, H, W, 2)."""
+        for flow in np.moveaxis(flows, -1, 1):
+            self.total = flow.astype(np.float64) if self.total is None else self.total + flow
+        self.count += len(flows)
+
+    def planes(self) -> NDArray[np.float32]:
+        """Mean (2, H, W)."""
+        assert self.total is not None
+        return (self.total / self.count).astype(np.float32)
+
+
+def check_warpable(dtype: np.dtype[Any], name: str) -> None:
+    """Raise ValueError for frames whose values the warp cannot keep: float32 arithmetic holds 24 bits."""
+    if dtype.newbyteorder("=") not in WARPABLE:
+        allowed = ", ".join(kind.name for kind in WARPABLE)
+        raise ValueError(f"{name} has dtype {dtype}, which is not supported, expected one of {allowed}")
+
+
+def find_nonfinite(frames: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where frames hold NaN or infinite pixels, which integers cannot; None where they hold none."""
+    if frames.dtype.kind != "f":
+        return None
+    bad: NDArray[np.bool_] = ~np.isfinite(frames)
+    return bad if bad.any() else None

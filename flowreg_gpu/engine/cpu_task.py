@@ -1,0 +1,81 @@
+"""What is done with one frame on a CPU: preprocess, flow, warp, statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu import cpu
+from flowreg_gpu.cpu.preprocess import preprocess
+from flowreg_gpu.cpu.statistics import correlation, flow_statistics
+from flowreg_gpu.model.estimator import FlowEstimator
+from flowreg_gpu.model.preprocessing import Preprocessing
+from flowreg_gpu.options import Options
+
+__all__ = ["RegistrationTask"]
+
+
+@dataclasses.dataclass
+class RegistrationTask:
+    """Register frame `index` of a batch; inputs and outputs lie in named arrays, shared where workers are processes.
+
+    Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
+    `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
+    `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C), `flow`
+    (n, H, W, 2) float32, `statistics` (n, 8) float64.
+    """
+
+    options: Options
+    preprocessing: Preprocessing | None
+    _estimator: FlowEstimator | None = dataclasses.field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_estimator": None}
+
+    def prepare(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Compute what all frames share; once per process."""
+        height, width, _ = arrays["reference"].shape
+        self._estimator = FlowEstimator(
+            cpu,
+            arrays["reference_planes"],
+            arrays["weight"],
+            arrays["mean_weight"],
+            height,
+            width,
+            self.options,
+        )
+
+    def __call__(self, arrays: Mapping[str, NDArray[Any]], index: int) -> None:
+        """Register one frame."""
+        halo = 0 if self.preprocessing is None else self.preprocessing.halo
+        frame, reference = arrays["frames"][index + halo], arrays["reference"]
+        constant = frame.min() == frame.max()
+        flow = cpu.zero_flow(arrays["start"]) if constant else self._flow(arrays, index)
+        statistics = flow_statistics(flow)
+        diverged = not np.isfinite(statistics).all()
+        if diverged:  # it would spoil the start flow of every frame to come
+            flow = cpu.zero_flow(flow)
+            statistics = flow_statistics(flow)
+        registered = arrays["registered"][index]
+        cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
+        np.stack(tuple(flow), axis=-1, out=arrays["flow"][index])  # four times as fast as copying a transposed view
+        arrays["statistics"][index] = (
+            *statistics,
+            correlation(frame, reference),
+            correlation(registered, reference),
+            constant,
+            diverged,
+        )
+
+    def _flow(self, arrays: Mapping[str, NDArray[Any]], index: int) -> NDArray[np.float32]:
+        assert self._estimator is not None  # the executors call prepare first
+        if self.preprocessing is None:
+            planes = arrays["planes"][index]
+        else:
+            planes = preprocess(arrays["frames"][index : index + 2 * self.preprocessing.halo + 1], self.preprocessing)
+        flow: NDArray[np.float32] = self._estimator.flow(planes, arrays["start"])
+        return flow

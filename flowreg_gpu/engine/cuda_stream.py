@@ -1,0 +1,237 @@
+"""Batches of the host through a device: in parts that its memory holds, with transfers beside the computation."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryError
+from flowreg_gpu.cuda.flow import add_frames, interleave
+from flowreg_gpu.cuda.launch import upload
+from flowreg_gpu.cuda.staging import PinnedArrays, Staging
+from flowreg_gpu.engine.batch import STATISTICS, BatchResult, FlowMean, Progress
+from flowreg_gpu.engine.cuda_task import DeviceTask, frame_bytes
+from flowreg_gpu.engine.job import Job
+
+__all__ = ["DeviceStream", "HostBatch", "device_batch"]
+
+# Share of the free memory that the frames on the device may take: the rest is for what they share and for gaps between
+# blocks. Beyond LARGEST_BATCH frames the time of the launches hardly counts.
+MEMORY_SHARE, LARGEST_BATCH = 0.6, 128
+LARGEST_GRID = 65535  # planes of a launch
+
+
+def device_batch(free_memory: int, bytes_per_frame: int, multiprocessors: int) -> int:
+    """Frames that the device takes at a time: one to each of its multiprocessors, or to some, or several to all."""
+    frames = max(1, min(int(MEMORY_SHARE * free_memory) // bytes_per_frame, max(LARGEST_BATCH, multiprocessors)))
+    return max(frames // multiprocessors * multiprocessors, min(frames, multiprocessors))
+
+
+@dataclasses.dataclass
+class HostBatch:
+    """Arguments of `BaseExecutor.register_batch`, and how far it has come."""
+
+    frames: NDArray[Any]
+    start: NDArray[np.float32]
+    planes: NDArray[np.float32] | None
+    progress: Progress | None
+    keep_flow: bool
+    mean: FlowMean | None
+    averaged: int
+    halo: int
+    finished: int = 0
+    result: BatchResult | None = None
+
+    @property
+    def count(self) -> int:
+        """Frames to register."""
+        return len(self.frames) - 2 * self.halo
+
+    def advance(self, finished: int) -> None:
+        """Count frames as finished up to this one."""
+        new, self.finished = finished - self.finished, finished
+        if self.progress is not None:
+            self.progress(new)
+
+    def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
+        """What the device needs of frames first to stop."""
+        raw = self.frames[first : stop + 2 * self.halo]
+        return [raw] if self.planes is None else [raw, self.planes[first:stop]]
+
+
+class DeviceStream:
+    """Registers batches of one recording on a device.
+
+    Parameters
+    ----------
+    device : Device
+    batch : int or None
+        Frames on the device at a time; None chooses by its free memory.
+    """
+
+    def __init__(self, device: Device, batch: int | None) -> None:
+        self._device, self._chosen_batch = device, batch
+        self._pinned = PinnedArrays(device)
+        self._staging: Staging | None = None
+        self._staging_key: tuple[Any, ...] = ()
+        self._staging_frames = 0
+        self._turn = 0
+        self._task: DeviceTask | None = None
+
+    def start_recording(self, job: Job) -> None:
+        """Upload and compute what all batches share."""
+        self._job = job
+        if self._task is not None:
+            self._task.forget()
+        self._task = DeviceTask(self._device, job)
+        self._limit = self._chosen_batch
+
+    def _allocate_result(self, batch: HostBatch) -> BatchResult:
+        """Pinned arrays for the results of a batch, in two sets by turns: the last one may still be being written."""
+        self._turn = 1 - self._turn
+
+        def pinned(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+            return self._pinned.get(f"{name} {self._turn}", (batch.count, *shape), dtype)
+
+        shape = batch.frames.shape[1:]
+        return BatchResult(
+            pinned("registered", shape, batch.frames.dtype),
+            pinned("flow", (*shape[:2], 2), np.float32) if batch.keep_flow else None,
+            pinned("statistics", (len(STATISTICS),), np.float64),
+        )
+
+    def run(self, batch: HostBatch) -> BatchResult:
+        """Register a batch; the result is valid until the one after the next.
+
+        Raises
+        ------
+        DeviceError
+            A fault; `batch.finished` frames of `batch.result` are right, and `batch.mean` is as it was.
+        """
+        try:
+            result = batch.result = self._allocate_result(batch)
+            start = upload(self._device, np.ascontiguousarray(batch.start[None], np.float32))
+            total = self._upload_total(batch)
+            while batch.finished < batch.count:
+                try:
+                    self._run_parts(batch, result, start, total)
+                except DeviceMemoryError as error:
+                    self._halve(error)
+            self._download_total(batch, total)
+            return result
+        except BaseException:
+            # what is still queued uses memory that is let go here
+            with contextlib.suppress(DeviceError):
+                self._device.synchronize()
+            self._staging = None
+            raise
+
+    def _run_parts(self, batch: HostBatch, result: BatchResult, start: Buffer, total: Buffer | None) -> None:
+        """Queue one part after the other, at most one ahead of the one that is waited for."""
+        step = self._part(batch)
+        staging = self._ready_staging(batch, step)
+        stops: deque[int] = deque()
+
+        def collect(ahead: int) -> None:
+            while len(stops) > ahead:
+                staging.wait_download()
+                batch.advance(stops.popleft())
+
+        for first in range(batch.finished, batch.count, step):
+            stop = min(first + step, batch.count)
+            try:
+                self._queue(batch, first, stop, result, staging, start, total)
+            except DeviceError:
+                with contextlib.suppress(DeviceError):
+                    collect(ahead=0)  # what was queued before the fault
+                raise
+            stops.append(stop)
+            collect(ahead=1)
+        collect(ahead=0)
+
+    def _queue(
+        self,
+        batch: HostBatch,
+        first: int,
+        stop: int,
+        result: BatchResult,
+        staging: Staging,
+        start: Buffer,
+        total: Buffer | None,
+    ) -> None:
+        """Queue upload, registration and download of frames first to stop."""
+        assert self._task is not None
+        raw, *planes = staging.upload(batch.inputs(first, stop))
+        registered, flow, statistics = self._task.run(raw, start, *planes)
+        staging.release()
+        downloads = [(result.registered[first:stop], registered), (result.statistics[first:stop], statistics)]
+        if result.flow is not None:
+            downloads.append((result.flow[first:stop], interleave(self._device, flow)))
+        local = max(batch.count - batch.averaged - first, 0)
+        if total is not None and local < stop - first:
+            add_frames(self._device, flow, local, total)
+        staging.download(downloads)
+
+    def _part(self, batch: HostBatch) -> int:
+        """Frames of a part."""
+        _, height, width, channels = batch.frames.shape
+        if self._limit is None:
+            needed = frame_bytes(
+                height,
+                width,
+                channels,
+                batch.frames.dtype.itemsize,
+                self._job.options,
+                own_planes=batch.planes is not None,
+            )
+            self._limit = device_batch(self._device.free_memory(), needed, self._device.multiprocessors)
+        limit: int = min(self._limit, LARGEST_GRID // max(channels, 2))
+        return min(limit, batch.count - batch.finished)
+
+    def _ready_staging(self, batch: HostBatch, step: int) -> Staging:
+        """The ring of the last batch, if it fits."""
+        inputs = batch.inputs(0, step)
+        key = (batch.halo, *((item.shape[1:], item.dtype) for item in inputs))
+        if self._staging is None or key != self._staging_key or step > self._staging_frames:
+            self._staging = None  # its memory first
+            self._staging = Staging(self._device, [(item.shape, item.dtype) for item in inputs])
+            self._staging_key, self._staging_frames = key, step
+        return self._staging
+
+    def _halve(self, error: DeviceMemoryError) -> None:
+        """Halve the device's batch after it ran out of memory; the fault stands where it cannot be halved."""
+        assert self._limit is not None
+        if self._limit == 1:
+            raise error
+        assert self._task is not None
+        self._staging = None
+        self._task.forget()
+        warnings.warn(
+            f"{self._limit} frames do not fit into the memory of {self._device.name}; going on with "
+            f"{self._limit // 2} at a time",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self._limit //= 2
+
+    def _upload_total(self, batch: HostBatch) -> Buffer | None:
+        """Sum of the flows so far (2, H, W) float64, where this batch adds to it."""
+        if batch.mean is None or batch.averaged == 0:
+            return None
+        total = batch.mean.total
+        return upload(self._device, np.zeros(batch.start.shape) if total is None else total)
+
+    def _download_total(self, batch: HostBatch, total: Buffer | None) -> None:
+        if total is None or batch.mean is None:
+            return
+        host = self._pinned.get("total", total.shape, np.float64)
+        self._device.copy(host, total)
+        self._device.synchronize()
+        batch.mean.total = host.copy()
+        batch.mean.count += batch.averaged

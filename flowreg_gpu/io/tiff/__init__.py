@@ -1,0 +1,1 @@
+"""TIFF files: recordings, displacement fields and reference images."""

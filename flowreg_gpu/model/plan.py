@@ -1,0 +1,116 @@
+"""The pyramid of a frame size, and the ways down it: what the driver and the backends are told of every level."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from flowreg_gpu.model.relaxation import Relaxation, choose_relaxation
+from flowreg_gpu.model.resampling import TapTable, cubic_table, resampling_tables
+from flowreg_gpu.options import Options
+
+__all__ = ["Descent", "Level", "Plan", "Tables", "plan_descents", "plan_levels"]
+
+Tables = tuple[TapTable, TapTable]  # along rows and columns
+
+GNC_WARPING_STEPS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One pyramid level: grid spacing and smoothness weight along x and y, and the tables that lead to it.
+
+    `from_full` resamples an image of full resolution, `from_above` the flow of the level solved before (or the start
+    flow at the coarsest level).
+    """
+
+    height: int
+    width: int
+    spacing: tuple[float, float]
+    alpha: tuple[float, float]
+    from_full: Tables
+    from_above: Tables
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether it is large enough for the median."""
+        return min(self.height, self.width) > 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The pyramid of one frame size, coarsest level first; `to_full` brings a flow that stops short of it up."""
+
+    levels: tuple[Level, ...]
+    to_full: Tables | None
+
+
+class Descent(NamedTuple):
+    """The way down from the coarsest level, taken once or in every stage of the graduated non-convexity.
+
+    Every level is relaxed in its own way, after each of so many linearizations. Where `graduated`, the median is taken
+    of flow plus increment, else of the increment alone. `to_full` are the tables to full resolution, where that is not
+    the finest level.
+    """
+
+    levels: tuple[Level, ...]
+    to_full: Tables | None
+    relaxations: tuple[Relaxation, ...]
+    linearizations: int
+    graduated: bool
+    const_assumption: str
+
+
+def plan_descents(plan: Plan, options: Options) -> list[Descent]:
+    """One descent, or those of all stages."""
+    graduated = options.gnc_schedule is not None
+    linearizations = (options.warping_steps or GNC_WARPING_STEPS) if graduated else 1
+    return [
+        Descent(
+            plan.levels,
+            plan.to_full,
+            tuple(choose_relaxation(options, level.height, level.width, beta) for level in plan.levels),
+            linearizations,
+            graduated,
+            options.const_assumption,
+        )
+        for beta in options.gnc_schedule or (1.0,)
+    ]
+
+
+def pyramid_depth(size: int, eta: float, levels: int) -> int:
+    """Smallest k >= 1 with round(size * eta**k) < 10, at most `levels`."""
+    depth = 1
+    while depth < levels and round(size * eta**depth) >= 10:
+        depth += 1
+    return depth
+
+
+def plan_levels(height: int, width: int, options: Options) -> Plan:
+    """Sizes, spacings, weights and tables of the pyramid; H rows, W columns, in pixels."""
+    eta = options.eta
+    depth_y, depth_x = (pyramid_depth(size, eta, options.levels) for size in (height, width))
+    cap = 4 * min(depth_y, depth_x)
+    depth_y, depth_x = min(depth_y, cap), min(depth_x, cap)
+    coarsest = max(depth_y, depth_x)
+    finest = options.finest_level if coarsest > options.finest_level else max(coarsest - 1, 0)
+    levels = []
+    above = (height, width)
+    for index in range(coarsest, finest - 1, -1):
+        rows, columns = round(height * eta ** min(index, depth_y)), round(width * eta ** min(index, depth_x))
+        factor = 1.0 if index == finest else eta ** (-0.5 * index)
+        alpha_x, alpha_y = options.alpha_xy
+        levels.append(
+            Level(
+                rows,
+                columns,
+                (width / columns, height / rows),
+                (alpha_x * factor, alpha_y * factor),
+                resampling_tables(height, width, rows, columns),
+                resampling_tables(*above, rows, columns),
+            )
+        )
+        above = (rows, columns)
+    if above == (height, width):
+        return Plan(tuple(levels), None)
+    return Plan(tuple(levels), (cubic_table(above[0], height), cubic_table(above[1], width)))

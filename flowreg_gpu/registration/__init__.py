@@ -1,0 +1,1 @@
+"""Recordings: reference, start flow, the loop over batches, files, and what came out."""

@@ -1,0 +1,174 @@
+"""The reference image: given, read from a file, or built from frames of the recording."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.cpu.preprocess import preprocess
+from flowreg_gpu.engine.batch import Progress
+from flowreg_gpu.engine.job import Job
+from flowreg_gpu.executors.base import BaseExecutor
+from flowreg_gpu.io import FrameReader, read_image
+from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
+from flowreg_gpu.options import Options
+
+__all__ = ["ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
+
+ReferenceLike = NDArray[Any] | str | os.PathLike[str] | slice | Sequence[int] | None
+
+# Reference frames are filtered more and registered more smoothly than the recording (algorithm of Flow-Registration).
+EXTRA_SIGMA = (1.0, 1.0, 0.5)
+EXTRA_ALPHA = 2.0
+
+
+def default_frames(n_frames: int) -> range:
+    """Frames 50 to 499, as many as there are; the whole of a recording where that is fewer than ten."""
+    return range(50, min(500, n_frames)) if n_frames >= 60 else range(n_frames)
+
+
+def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[np.float32] | list[int]:
+    """Return the reference image (H, W, C) float32, or the frames that it has to be built from.
+
+    Raises
+    ------
+    ValueError
+        Wrong shape or channel count, NaN or infinite pixels, or frames that the recording does not have.
+    FileNotFoundError
+        A named file that does not exist.
+    """
+    if reference is None:
+        return _check_frames(list(default_frames(reader.n_frames)), reader)
+    if isinstance(reference, slice):
+        frames = list(range(reader.n_frames)[reference])
+        if not frames:
+            raise ValueError(f"reference={reference!r} holds none of the {reader.n_frames} frames")
+        return _check_frames(frames, reader)
+    if isinstance(reference, str | os.PathLike):
+        return _check_image(read_image(reference), reader, f"reference {os.fspath(reference)!r}")
+    if isinstance(reference, np.ndarray):
+        return _check_image(reference, reader, "reference")
+    try:
+        frames = [operator.index(index) for index in reference]
+    except TypeError:
+        raise TypeError(f"reference={reference!r} is not an image, a file, a slice or a sequence of integers") from None
+    outside = [index for index in frames if not 0 <= index < reader.n_frames]
+    if outside or not frames:
+        raise ValueError(f"reference frames {outside or frames} are not among 0 to {reader.n_frames - 1}")
+    return _check_frames(frames, reader)
+
+
+def _check_frames(frames: list[int], reader: FrameReader) -> list[int]:
+    """Refuse frames with NaN or infinite pixels, which integers cannot hold."""
+    for index in frames if reader.dtype.kind == "f" else ():
+        bad = np.count_nonzero(~np.isfinite(reader.read(index, index + 1)))
+        if bad:
+            raise ValueError(f"frame {index} of the reference holds {bad} NaN or infinite pixels, expected none")
+    return frames
+
+
+def _check_image(image: NDArray[Any], reader: FrameReader, name: str) -> NDArray[np.float32]:
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape != reader.shape[1:]:
+        raise ValueError(f"{name} has shape {image.shape}, expected {reader.shape[1:]} (rows, columns, channels)")
+    bad = int(np.count_nonzero(~np.isfinite(image)))
+    if bad:
+        raise ValueError(f"{name} holds {bad} NaN or infinite pixels, expected none")
+    return np.ascontiguousarray(image, np.float32)
+
+
+def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArray[Any]:
+    """Frames start - halo to stop + halo, mirrored at the ends of the recording (half-sample symmetric)."""
+    first, last = max(start - halo, 0), min(stop + halo, reader.n_frames)
+    frames = reader.read(first, last)
+    if last - first == stop - start + 2 * halo:
+        return frames
+    wanted = np.mod(np.arange(start - halo, stop + halo), 2 * reader.n_frames)
+    wanted = np.minimum(wanted, 2 * reader.n_frames - 1 - wanted)
+    if wanted.min() >= first and wanted.max() < last:
+        mirrored: NDArray[Any] = frames[wanted - first]
+        return mirrored
+    # a recording shorter than the filter: the mirror reaches further than the window itself
+    return np.concatenate([reader.read(index, index + 1) for index in wanted])
+
+
+class _Selection(FrameReader):
+    """Some frames of a recording, as float32."""
+
+    def __init__(self, reader: FrameReader, frames: Sequence[int]) -> None:
+        self._reader, self._frames = reader, frames
+        self.n_frames, self.height, self.width, self.n_channels = len(frames), *reader.shape[1:]
+        self.dtype, self.has_channel_axis = np.dtype(np.float32), reader.has_channel_axis
+
+    def _load(self, start: int, stop: int) -> NDArray[Any]:
+        out = np.empty((stop - start, *self.shape[1:]), np.float32)
+        for k, index in enumerate(self._frames[start:stop]):
+            out[k] = self._reader.read(index, index + 1)[0]
+        return out
+
+
+def build_reference(
+    reader: FrameReader,
+    frames: Sequence[int],
+    options: Options,
+    executor: BaseExecutor,
+    batch: int,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Average of the frames after registering them to their mean; (H, W, C) float32, in the frames' values."""
+    selection = _Selection(reader, frames)
+    n_frames, height, width, channels = selection.shape
+    if n_frames == 1:
+        image: NDArray[np.float32] = selection.read(0, 1)[0]
+        return image
+    sigma = options.sigma_per_channel(channels) + np.array(EXTRA_SIGMA)
+    raw = Preprocessing.build(np.zeros(channels, np.float32), np.ones(channels, np.float32), sigma, height, width)
+    mean_raw, mean_planes, low, high = _filtered_extent(selection, raw, batch, executor.n_workers)
+    minimum, scale = normalization(low, high, options.channel_normalization)
+    x, y = options.alpha_xy
+    job = Job(
+        options.replace(alpha=(x + EXTRA_ALPHA, y + EXTRA_ALPHA), interpolation_method="cubic"),
+        mean_raw,
+        (mean_planes - minimum[:, None, None]) * scale[:, None, None],
+        Preprocessing.build(minimum, scale, sigma, height, width),
+        *channel_weights(options, height, width, channels),
+    )
+    executor.start_recording(job)
+    start = np.zeros((2, height, width), np.float32)
+    total = np.zeros((height, width, channels))
+    for begin in range(0, n_frames, batch):
+        end = min(begin + batch, n_frames)
+        window = read_window(selection, begin, end, raw.halo)
+        result = executor.register_batch(window, start, progress=progress, keep_flow=False)
+        for registered in result.registered:  # one by one, so that the sum does not depend on the batch
+            total += registered
+    return (total / n_frames).astype(np.float32)
+
+
+def _filtered_extent(
+    reader: FrameReader, preprocessing: Preprocessing, batch: int, n_threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Mean of the raw frames, and mean, channel-wise minimum and maximum of the filtered ones."""
+    n_frames, height, width, channels = reader.shape
+    total, total_planes = np.zeros((height, width, channels)), np.zeros((channels, height, width))
+    low, high = np.full(channels, np.inf, np.float32), np.full(channels, -np.inf, np.float32)
+    halo = preprocessing.halo
+    with ThreadPoolExecutor(n_threads) as threads:
+        for begin in range(0, n_frames, batch):
+            frames = read_window(reader, begin, min(begin + batch, n_frames), halo)
+            windows = [frames[index : index + 2 * halo + 1] for index in range(len(frames) - 2 * halo)]
+            for first in range(0, len(windows), 4 * n_threads):  # so many filtered frames may wait
+                some = windows[first : first + 4 * n_threads]
+                filtered = threads.map(preprocess, some, itertools.repeat(preprocessing))
+                for window, planes in zip(some, filtered, strict=True):  # in order, for the sums
+                    total += window[halo]
+                    total_planes += planes
+                    low, high = np.minimum(low, planes.min(axis=(1, 2))), np.maximum(high, planes.max(axis=(1, 2)))
+    return (total / n_frames).astype(np.float32), (total_planes / n_frames).astype(np.float32), low, high

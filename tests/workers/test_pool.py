@@ -1,0 +1,542 @@
+"""FramePool and map_frames: results of a plain loop, and nothing left behind however it ends."""
+
+import doctest
+import errno
+import importlib
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import flowreg_gpu
+from flowreg_gpu.workers.map_frames import map_frames
+from flowreg_gpu.workers.pool import THREAD_VARIABLES, FramePool, default_workers
+
+# What a worker sees while it imports this module, which is before it has imported anything of its task.
+THREADS_AT_IMPORT = [int(os.environ.get(name, 0)) for name in THREAD_VARIABLES]
+SHM = pathlib.Path("/dev/shm")
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="sends signals")
+
+
+def block_names(pid=None):
+    """Blocks in /dev/shm made by a process, this one by default; nothing on systems that do not list them."""
+    return {path.name for path in SHM.glob(f"flowreg_{pid or os.getpid()}_*")} if SHM.is_dir() else set()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    yield
+    assert multiprocessing.active_children() == []
+    assert block_names() == set()
+
+
+@pytest.fixture
+def pool(_nothing_left):
+    with FramePool(2) as two_workers:
+        yield two_workers
+
+
+class Task:
+    def prepare(self, arrays):
+        pass
+
+
+class Scale(Task):
+    """frames * factor, and who did it in which preparation."""
+
+    def __init__(self, factor=3):
+        self.factor = factor
+        self.preparations = 0
+
+    def prepare(self, arrays):
+        self.preparations += 1
+        self.top = arrays["frames"].max()
+
+    def __call__(self, arrays, index):
+        arrays["scaled"][index] = self.factor * arrays["frames"][index] + self.top
+        arrays["pid"][index] = os.getpid()
+        arrays["preparations"][index] = self.preparations
+
+
+class Slow(Task):
+    def __call__(self, arrays, index):
+        time.sleep(0.11)
+
+
+class ReportThreads(Task):
+    def __call__(self, arrays, index):
+        arrays["threads"][0] = THREADS_AT_IMPORT
+        arrays["threads"][1] = [int(os.environ[name]) for name in THREAD_VARIABLES]
+
+
+class OddError(Exception):
+    """Pickles, but cannot be unpickled."""
+
+    def __init__(self, frame, reason):
+        super().__init__(f"frame {frame}: {reason}")
+
+
+class FailAt(Task):
+    def __init__(self, frame, error):
+        self.frame, self.error = frame, error
+
+    def __call__(self, arrays, index):
+        if index == self.frame:
+            if self.error is OddError:
+                raise OddError(index, "odd")
+            raise self.error(f"frame {index}")
+        arrays["visited"][index] = 1
+
+
+class FailToPrepare:
+    def prepare(self, arrays):
+        raise ZeroDivisionError("in prepare")
+
+    def __call__(self, arrays, index):
+        pass
+
+
+class SignalItself(Task):
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, arrays, index):
+        if index == 3:
+            os.kill(os.getpid(), self.number)
+
+
+class ExitItself(Task):
+    def __call__(self, arrays, index):
+        os._exit(7)
+
+
+def fill(pool, n_frames, seed=0):
+    frames = pool.allocate("frames", (n_frames, 5, 7), "float32")
+    frames[...] = np.random.default_rng(seed).random(frames.shape)
+    scaled = pool.allocate("scaled", frames.shape, "float64")
+    scaled[...] = -1
+    pids = pool.allocate("pid", (n_frames,), np.int64)
+    preparations = pool.allocate("preparations", (n_frames,), np.int64)
+    return frames, scaled, pids, preparations
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3])
+def test_run_equals_plain_loop(n_workers):
+    with FramePool(n_workers) as pool:
+        frames, scaled, pids, preparations = fill(pool, 31)
+        calls = []
+        pool.run(Scale(), range(31), calls.append)
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+    assert set(preparations) == {1}
+    assert os.getpid() not in pids
+    assert 1 <= len(set(pids)) <= n_workers
+    assert sum(calls) == 31
+    assert min(calls) >= 1
+    assert len(calls) >= 4 * n_workers  # at least one for each chunk
+
+
+def test_slow_frames_are_reported_one_by_one():
+    calls = []
+    with FramePool(1) as pool:
+        pool.run(Slow(), range(8), calls.append)  # in chunks of two
+    assert calls == [1] * 8
+
+
+@pytest.mark.parametrize("indices", [range(0), range(4, 5), range(3, 30, 4), range(30, -1, -1)])
+def test_only_the_frames_of_the_range_are_handled(pool, indices):
+    frames, scaled, _, _ = fill(pool, 31)
+    calls = []
+    pool.run(Scale(2), indices, calls.append)
+    expected = np.full(frames.shape, -1.0)
+    expected[list(indices)] = (2 * frames + frames.max())[list(indices)]
+    np.testing.assert_array_equal(scaled, expected)
+    assert sum(calls) == len(indices)
+
+
+def test_workers_and_preparation_last_over_runs(pool):
+    task = Scale()
+    frames, scaled, pids, preparations = fill(pool, 40)
+    pool.run(task, range(40))
+    workers = {worker.pid for worker in multiprocessing.active_children()}
+    assert len(workers) == 2
+    top = frames.max()
+    frames += 1
+    pool.run(task, range(40))
+    assert {worker.pid for worker in multiprocessing.active_children()} == workers
+    assert set(pids) <= workers
+    assert set(preparations) == {1}
+    np.testing.assert_array_equal(scaled, 3 * frames + top)  # prepared once, as the same task and blocks stay
+
+    pool.run(Scale(5), range(40))
+    assert set(pids) <= workers
+    np.testing.assert_array_equal(scaled, 5 * frames + frames.max())
+
+
+def test_blocks_are_reused_or_replaced(pool):
+    task = Scale()
+    first, _, _, _ = fill(pool, 8)
+    before = block_names()
+    pool.run(task, range(8))
+    assert pool.allocate("frames", first.shape, first.dtype) is first
+
+    shorter, scaled, _, preparations = fill(pool, 5, seed=1)
+    assert np.shares_memory(first, shorter)
+    pool.run(task, range(5))
+    np.testing.assert_array_equal(scaled, 3 * shorter + shorter.max())
+    assert set(preparations) == {1}  # the workers got the task anew
+    assert block_names() == before
+
+    kept = first.copy()
+    longer, scaled, _, _ = fill(pool, 300, seed=2)
+    assert not np.shares_memory(first, longer)
+    assert not before & block_names()
+    assert len(block_names()) == len(before)
+    pool.run(task, range(300))
+    np.testing.assert_array_equal(scaled, 3 * longer + longer.max())
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="reads the workers' mappings in /proc")
+def test_workers_let_go_of_a_replaced_block(pool):
+    fill(pool, 8)
+    old = block_names()
+    pool.run(Scale(), range(8))
+    maps = [pathlib.Path(f"/proc/{worker.pid}/maps") for worker in multiprocessing.active_children()]
+    assert all(name in text.read_text() for name in old for text in maps)
+    pool.allocate("frames", (300, 50, 70), "float32")  # its old memory must be free for this
+    assert not any(name in text.read_text() for name in old for text in maps)
+
+
+def test_arrays_stay_readable_after_close():
+    pool = FramePool(1)
+    array = pool.allocate("frames", (3, 1000, 1000), "int32")
+    array[...] = 7
+    pool.close()
+    pool.close()
+    assert (array == 7).all()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.allocate("frames", (3,), "int32")
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.run(Scale(), range(3))
+
+
+def test_allocate_odd_shapes(pool):
+    assert pool.allocate("empty", (0, 5), "uint8").shape == (0, 5)
+    assert pool.allocate("scalar", (), "float64").shape == ()
+    assert pool.allocate("flow", (2,), [("u", "f4"), ("v", "f4")])["u"].dtype == np.float32
+    with pytest.raises(ValueError, match="negative"):
+        pool.allocate("negative", (3, -1), "uint8")
+    with pytest.raises(TypeError, match="Python objects"):
+        pool.allocate("objects", (3,), object)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no shm file system that can be full")
+def test_full_shared_memory(pool, monkeypatch):
+    def full(fd, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RuntimeError, match=r'3\.0 MB needed, [\d.]+ MB free .*executor="threading"'):
+        pool.allocate("frames", (3, 1024, 1024), "uint8")
+    assert block_names() == set()
+    monkeypatch.undo()
+    assert pool.allocate("frames", (3, 1024, 1024), "uint8").size == 3 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "text"),
+    [(FileNotFoundError, FileNotFoundError, "frame 11"), (OddError, RuntimeError, "OddError: frame 11: odd")],
+)
+def test_exception_of_a_task(pool, raised, expected, text):
+    visited = pool.allocate("visited", (4000,), "uint8")
+    visited[...] = 0
+    calls = []
+    with pytest.raises(expected, match=text) as caught:
+        pool.run(FailAt(11, raised), range(4000), calls.append)
+    assert "in __call__" in str(caught.value.__cause__)
+    assert sum(calls) == visited.sum()
+    workers = {worker.pid for worker in multiprocessing.active_children()}
+
+    frames, scaled, pids, _ = fill(pool, 20)
+    pool.run(Scale(), range(20))
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+    assert set(pids) <= workers
+
+
+def test_no_frames_are_begun_after_an_exception():
+    with FramePool(1) as pool:
+        visited = pool.allocate("visited", (4000,), "uint8")
+        with pytest.raises(FileNotFoundError):
+            pool.run(FailAt(27, FileNotFoundError), range(4000))
+    assert visited.nonzero()[0].tolist() == list(range(27))
+
+
+def test_exception_in_prepare(pool):
+    for _ in range(2):  # a task that failed is prepared again
+        with pytest.raises(ZeroDivisionError, match="in prepare"):
+            pool.run(FailToPrepare(), range(4))
+    frames, scaled, _, _ = fill(pool, 4)
+    pool.run(Scale(), range(4))
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+
+
+@needs_posix
+def test_killed_worker_is_reported_and_replaced(pool):
+    frames, scaled, pids, _ = fill(pool, 50)
+    pool.run(Scale(), range(50))
+    first = {worker.pid for worker in multiprocessing.active_children()}
+    with pytest.raises(RuntimeError, match=r"worker process \d+ was killed by SIGKILL.*n_workers=2") as caught:
+        pool.run(SignalItself(signal.SIGKILL), range(1000))
+    assert any(str(pid) in str(caught.value) for pid in first)
+    assert multiprocessing.active_children() == []
+
+    pool.run(Scale(), range(50))
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+    assert not set(pids) & first
+
+
+@needs_posix
+def test_worker_killed_between_runs_is_reported(pool):
+    fill(pool, 10)
+    pool.run(Scale(), range(10))
+    victim = multiprocessing.active_children()[0]
+    victim.kill()
+    victim.join()
+    with pytest.raises(RuntimeError, match=f"worker process {victim.pid} was killed by SIGKILL"):
+        pool.run(Scale(), range(10))
+
+
+def test_exit_code_is_reported():
+    with FramePool(1) as pool, pytest.raises(RuntimeError, match=r"ended with exit code=7"):
+        pool.run(ExitItself(), range(2))
+
+
+@needs_posix
+def test_workers_ignore_interrupts(pool):
+    calls = []
+    pool.run(SignalItself(signal.SIGINT), range(10), calls.append)
+    assert sum(calls) == 10
+
+
+def test_interrupted_parent():
+    def interrupt(finished):
+        raise KeyboardInterrupt
+
+    pool = FramePool(2)
+    fill(pool, 400)
+    assert len(block_names()) == (4 if SHM.is_dir() else 0)
+    with pytest.raises(KeyboardInterrupt), pool:
+        pool.run(Scale(), range(400), interrupt)
+    assert multiprocessing.active_children() == []
+    assert block_names() == set()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_thread_limits(threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with FramePool(1, threads_per_worker=threads) as pool:
+        found = pool.allocate("threads", (2, len(THREAD_VARIABLES)), int)
+        pool.run(ReportThreads(), range(1))
+    assert (found == threads).all()
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_unpicklable_tasks_are_refused_without_workers():
+    class Local(Scale):
+        pass
+
+    task = Scale(lambda frame: frame)
+    with FramePool(1) as pool:
+        for unpicklable in (task, Local()):
+            with pytest.raises(TypeError, match="importable"):
+                pool.run(unpicklable, range(3))
+        assert multiprocessing.active_children() == []
+
+
+def test_numbers_of_workers():
+    assert default_workers() >= 1
+    with FramePool() as pool:
+        assert pool.n_workers == default_workers()
+    with pytest.raises(ValueError, match="n_workers=0"):
+        FramePool(0)
+    with pytest.raises(ValueError, match="threads_per_worker=-1"):
+        FramePool(1, -1)
+
+
+def test_dropped_pool_cleans_up():
+    pool = FramePool(1)
+    frames, scaled, _, _ = fill(pool, 3)
+    pool.run(Scale(), range(3))
+    del pool
+    assert multiprocessing.active_children() == []
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+
+
+# Scripts. Workers inherit stdout and stderr, so that communicate() returns only when all processes have ended.
+
+SCRIPT = """
+import os, signal, sys
+from flowreg_gpu.workers.pool import FramePool
+
+class ScriptError(Exception):
+    pass
+
+class Double:
+    def prepare(self, arrays):
+        pass
+    def __call__(self, arrays, index):
+        arrays["frames"][index] *= 2
+        if index == 99:
+            raise ScriptError(index)
+
+def main(ending):
+    pool = FramePool(2)
+    frames = pool.allocate("frames", (100, 4), "int64")
+    frames[:] = 1
+    pool.run(Double(), range(99))
+    print(frames.sum(), os.getpid(), flush=True)
+    if ending == "exit":
+        return
+    if ending == "raise":
+        try:
+            pool.run(Double(), range(100))
+        except ScriptError as error:
+            raise SystemExit(5) from error
+    if ending == "interrupt":
+        pool.run(Double(), range(99), lambda finished: os.killpg(0, signal.SIGINT))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+GUARDED = SCRIPT + "\nif __name__ == '__main__':\n    main(sys.argv[1])\n"
+UNGUARDED = SCRIPT + "\nmain('exit')\n"
+
+
+def run_script(folder, text, *arguments):
+    path = folder / "script.py"
+    path.write_text(text)
+    source = str(pathlib.Path(flowreg_gpu.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(path), *arguments]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize(("ending", "code"), [("exit", 0), ("raise", 5)])
+def test_interpreter_exit_without_close(tmp_path, ending, code):
+    done = run_script(tmp_path, GUARDED, ending)
+    assert done.stderr == ""  # among others, nothing about leaked shared_memory
+    assert done.returncode == code
+    doubled, pid = done.stdout.split()
+    assert doubled == str(4 * (99 * 2 + 1))
+    assert block_names(pid) == set()
+
+
+@needs_posix
+def test_killed_parent(tmp_path):
+    done = run_script(tmp_path, GUARDED, "kill")  # comes back: the workers ended by themselves
+    assert done.returncode == -signal.SIGKILL
+    assert block_names(done.stdout.split()[1]) == set()  # removed by multiprocessing's resource tracker
+
+
+@needs_posix
+def test_interrupted_script(tmp_path):
+    done = run_script(tmp_path, GUARDED, "interrupt")  # as Ctrl-C does, to the parent and the workers
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+    assert block_names(done.stdout.split()[1]) == set()
+
+
+def test_unguarded_script(tmp_path):
+    done = run_script(tmp_path, UNGUARDED)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "a worker process is about to start workers" in done.stderr  # the workers
+    assert "before it was ready" in done.stderr  # the script
+    assert 'under `if __name__ == "__main__":`' in done.stderr
+
+
+# map_frames
+
+
+def darkest_row(frame):
+    return np.sort(frame, axis=0)[0]
+
+
+def total(frame):
+    return float(frame.sum())
+
+
+def shape_changes(frame):
+    return frame[: int(frame.flat[0]) + 1]
+
+
+def writes(frame):
+    frame[...] = 0
+    return frame
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, None])
+def test_map_frames_equals_plain_loop(n_workers):
+    stack = np.random.default_rng(4).integers(0, 60000, (37, 9, 5)).astype(np.uint16)[::-1, :, ::2]
+    original = stack.copy()
+    calls = []
+    rows = map_frames(darkest_row, stack, n_workers=n_workers, progress=calls.append)
+    np.testing.assert_array_equal(rows, [darkest_row(frame) for frame in stack])
+    assert rows.dtype == np.uint16
+    assert sum(calls) == 37
+    np.testing.assert_array_equal(stack, original)
+
+
+def test_map_frames_scalars_and_lists():
+    np.testing.assert_array_equal(map_frames(total, [[[1, 2]], [[3, 4]], [[5, 6]]], n_workers=2), [3.0, 7.0, 11.0])
+    np.testing.assert_array_equal(map_frames(np.sqrt, [4.0, 9.0], n_workers=1), [2.0, 3.0])
+
+
+def test_map_frames_into_out():
+    stack = np.random.default_rng(5).random((6, 4, 3))
+    out = np.zeros((6, 3), "float32")
+    assert map_frames(darkest_row, stack, out=out, n_workers=1) is out
+    np.testing.assert_array_equal(out, [darkest_row(frame).astype("float32") for frame in stack])
+
+    integers = np.full((6, 3), 9, "uint8")
+    with pytest.raises(TypeError, match="same_kind"):
+        map_frames(darkest_row, stack, out=integers, n_workers=1)
+    assert (integers == 9).all()
+    with pytest.raises(ValueError, match=r"\(3,\).*\(1, 3\)"):
+        map_frames(darkest_row, stack, out=np.zeros((6, 1, 3)), n_workers=1)
+
+
+def test_map_frames_refusals():
+    with pytest.raises(ValueError, match=r"\(0, 4, 4\)"):
+        map_frames(total, np.zeros((0, 4, 4)))
+    with pytest.raises(ValueError, match=r"\(\)"):
+        map_frames(total, 3.0)
+    with pytest.raises(ValueError, match=r"\(3,\).*\(2, 4\)"):
+        map_frames(total, np.zeros((2, 4)), out=np.zeros(3))
+    with pytest.raises(ValueError, match="n_workers=0"):
+        map_frames(total, np.zeros((2, 4)), n_workers=0)
+    with pytest.raises(TypeError, match="importable"):
+        map_frames(lambda frame: frame, np.zeros((2, 4)), n_workers=1)
+    with pytest.raises(ValueError, match="read-only"):
+        map_frames(writes, np.ones((2, 4)), n_workers=1)
+    with pytest.raises(ValueError, match=r"read-only"):
+        map_frames(writes, np.ones((2, 4)), out=np.ones((2, 4)), n_workers=1)
+    with pytest.raises(ValueError, match=r"frame 1.*\(2,\).*\(1,\)"):
+        map_frames(shape_changes, np.arange(2.0)[:, None] * np.ones(3), n_workers=1)
+
+
+@pytest.mark.parametrize("name", ["pool", "map_frames"])
+def test_examples_run(name):
+    failed, attempted = doctest.testmod(importlib.import_module(f"flowreg_gpu.workers.{name}"))
+    assert failed == 0
+    assert attempted > 0
