@@ -27,7 +27,7 @@ machine.import_checkout()
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
 
-from flowreg_gpu.engine.batch import BatchResult, FlowMean, Progress  # noqa: E402
+from flowreg_gpu.engine.batch import Batch, BatchResult  # noqa: E402
 from flowreg_gpu.engine.job import Job  # noqa: E402
 from flowreg_gpu.executors.base import BaseExecutor  # noqa: E402
 from flowreg_gpu.io import TiffReader, TiffWriter  # noqa: E402
@@ -60,20 +60,11 @@ class CopyExecutor(BaseExecutor):
     def start_recording(self, job: Job) -> None:
         """Nothing to prepare."""
 
-    def register_batch(
-        self,
-        frames: np.ndarray,
-        start: np.ndarray,
-        planes: np.ndarray | None = None,
-        progress: Progress | None = None,
-        *,
-        keep_flow: bool = True,
-        mean: FlowMean | None = None,
-        averaged: int = 0,
-    ) -> BatchResult:
+    def register_batch(self, batch: Batch) -> BatchResult:
         """The frames as they are."""
-        if mean is not None and averaged:
-            mean.add(np.zeros((1, *frames.shape[1:3], 2), np.float32))
+        frames = batch.frames
+        if batch.mean is not None and batch.averaged:
+            batch.mean.add(np.zeros((1, *frames.shape[1:3], 2), np.float32))
         if not self._sets:
             self._sets = [frames.copy(), frames.copy()]
         self._sets.reverse()

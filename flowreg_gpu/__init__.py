@@ -15,13 +15,13 @@ _HOMES = {
     "MultiprocessingExecutor": "executors.processes",
     "Options": "options",
     "SequentialExecutor": "executors.sequential",
-    "Summary": "registration.loop",
+    "Summary": "registration.summary",
     "ThreadingExecutor": "executors.threads",
     "estimate_flow": "registration.pair",
     "gpu_status": "executors.gpu",
     "map_frames": "workers.map_frames",
-    "register": "registration.loop",
-    "register_file": "registration.loop",
+    "register": "registration.api",
+    "register_file": "registration.api",
     "warp": "registration.pair",
 }
 

@@ -11,8 +11,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from flowreg_gpu.executors import BaseExecutor
-from flowreg_gpu.registration.loop import StageProgress, Summary, register_file
+from flowreg_gpu.registration.api import register_file
+from flowreg_gpu.registration.loop import StageProgress
 from flowreg_gpu.registration.pair import warp
+from flowreg_gpu.registration.summary import Summary
 
 __all__ = ["DemoResult", "KnownMotion", "end_point_error", "make_movie", "run_demo"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flowreg_gpu.executors import gpu_status
 from flowreg_gpu.options import Options
 from flowreg_gpu.pyflowreg.library import part
-from flowreg_gpu.registration.loop import FIRST_FLOWS
+from flowreg_gpu.registration.start_flow import FIRST_FLOWS
 from flowreg_gpu.workers.pool import default_workers
 
 __all__ = ["BACKENDS", "ON_GPU", "Rival", "Unavailable"]

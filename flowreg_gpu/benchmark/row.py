@@ -20,7 +20,7 @@ from flowreg_gpu.benchmark import rivals
 from flowreg_gpu.cuda.device import DeviceError, device_facts
 from flowreg_gpu.executors import GPUExecutor, create_executor, gpu_status
 from flowreg_gpu.options import Options
-from flowreg_gpu.registration.loop import register_file
+from flowreg_gpu.registration.api import register_file
 from flowreg_gpu.synthetic import KnownMotion, end_point_error
 
 __all__ = ["Task", "checked_files", "known_motion_file", "measure"]

@@ -13,7 +13,6 @@ from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.model.plan import plan_levels
-from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
 from flowreg_gpu.model.relaxation import choose_relaxation, edge_weights, settle_solver, sweep_equivalents
 from flowreg_gpu.options import Options
 
@@ -53,20 +52,10 @@ def computation(
     device: Any, frames: NDArray[np.uint16], reference: NDArray[np.float32], options: Options, graphs: bool = True
 ) -> Callable[[], Any]:
     """A call that queues the registration of frames (T, H, W, C) that lie on the device already."""
-    task = DeviceTask(device, _job(reference, options), graphs)
+    task = DeviceTask(device, Job.from_raw(options=options, reference=reference), graphs)
     start = upload(device, np.zeros((1, 2, *reference.shape[:2]), np.float32))
     moving = upload(device, frames)
     return lambda: task.run(moving, start)
-
-
-def _job(reference: NDArray[np.float32], options: Options) -> Job:
-    """What the recording loop hands to an executor."""
-    height, width, channels = reference.shape
-    extremes = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-    preprocessing = Preprocessing.build(
-        *normalization(*extremes, options.channel_normalization), options.sigma_per_channel(channels), height, width
-    )
-    return Job(options, reference, None, preprocessing, *channel_weights(options, height, width, channels))
 
 
 class PaperDevice:

@@ -196,7 +196,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 def _register(chosen: argparse.Namespace) -> int:
     from flowreg_gpu.options import Options
-    from flowreg_gpu.registration.loop import FileRegistration
+    from flowreg_gpu.registration.files import FileRegistration
 
     overrides = {
         name: getattr(chosen, f"option_{name}") for name in _OPTIONS if getattr(chosen, f"option_{name}") is not None
@@ -206,12 +206,12 @@ def _register(chosen: argparse.Namespace) -> int:
         registration = FileRegistration(
             chosen.input,
             chosen.output,
-            chosen.executor,
-            _reference(chosen.reference),
             chosen.flow,
-            options,
             axes=chosen.axes,
             channels=chosen.channels,
+            reference=_reference(chosen.reference),
+            executor=chosen.executor,
+            options=options,
             n_workers=chosen.workers,
             batch=chosen.batch,
             verify=chosen.verify,

@@ -84,6 +84,11 @@ class CudaOperations:
         sizes = [None if pair is None else (len(pair[0].index), len(pair[1].index)) for pair in tables]
         return pyramid.pyramid(self.device, planes, self._uploaded(*given) if given else None, sizes)
 
+    def prepare_smoothing(self, tables: Sequence[Tables]) -> None:
+        """Upload the tables of `smooth`."""
+        for pair in tables:
+            self._uploaded(pair)
+
     def smooth(self, planes: Buffer, tables: Sequence[Tables]) -> Buffer:
         """Filter every channel with its own tables, which keep the size."""
         return pyramid.smooth(self.device, planes, [self._uploaded(pair) for pair in tables])

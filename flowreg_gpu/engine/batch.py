@@ -1,14 +1,15 @@
-"""A batch of frames: what comes out of it, and which frames can be registered."""
+"""A batch of frames: what is asked of an executor, and what comes back."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STATISTICS", "WARPABLE", "BatchResult", "FlowMean", "Progress", "check_warpable", "find_nonfinite"]
+__all__ = ["STATISTICS", "WARPABLE", "Batch", "BatchResult", "FlowMean", "Progress", "check_warpable", "find_nonfinite"]
 
 Progress = Callable[[int], None]
 
@@ -28,18 +29,6 @@ STATISTICS = (
 )
 
 
-class BatchResult(NamedTuple):
-    """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
-
-    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
-    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
-    """
-
-    registered: NDArray[Any]
-    flow: NDArray[np.float32] | None
-    statistics: NDArray[np.float64]
-
-
 class FlowMean:
     """Mean of the flows that batches hand in, summed frame by frame in float64, so that the batch does not matter."""
 
@@ -57,6 +46,65 @@ class FlowMean:
         """Mean (2, H, W)."""
         assert self.total is not None
         return (self.total / self.count).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Frames to register together, and what is wanted of them.
+
+    Parameters
+    ----------
+    frames : (n + 2 halo, H, W, C)
+        Raw frames, with the frames before and after that the job's temporal filter needs.
+    start : (2, H, W) float32
+        Start flow of all frames, pixels.
+    halo : int
+        Frames before and after those to register; that of the job.
+    planes : (n, C, H, W) float32 or None
+        Preprocessed frames, where the job has no preprocessing.
+    keep_flow : bool
+        False lets the executor leave the flow out of its result.
+    mean, averaged : FlowMean or None, int
+        Where to add the flows of the last `averaged` frames.
+    progress : callable or None
+        Called with the number of newly finished frames, also while the batch runs.
+    """
+
+    frames: NDArray[Any]
+    start: NDArray[np.float32]
+    halo: int = 0
+    planes: NDArray[np.float32] | None = None
+    keep_flow: bool = True
+    mean: FlowMean | None = None
+    averaged: int = 0
+    progress: Progress | None = None
+
+    @property
+    def count(self) -> int:
+        """Frames to register."""
+        return len(self.frames) - 2 * self.halo
+
+    def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
+        """Raw frames with halo, and planes where there are any, that frames `first` to `stop` need."""
+        raw = self.frames[first : stop + 2 * self.halo]
+        return [raw] if self.planes is None else [raw, self.planes[first:stop]]
+
+    def since(self, first: int, progress: Progress | None) -> Batch:
+        """The frames from `first` on, with another callback."""
+        raw, *planes = self.inputs(first, self.count)
+        return dataclasses.replace(self, frames=raw, planes=planes[0] if planes else None, progress=progress)
+
+
+class BatchResult(NamedTuple):
+    """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
+
+    `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
+    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
+    """
+
+    registered: NDArray[Any]
+    flow: NDArray[np.float32] | None
+    statistics: NDArray[np.float64]
 
 
 def check_warpable(dtype: np.dtype[Any], name: str) -> None:

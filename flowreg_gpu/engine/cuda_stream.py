@@ -15,11 +15,11 @@ from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryErr
 from flowreg_gpu.cuda.flow import add_frames, interleave
 from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.staging import PinnedArrays, Staging
-from flowreg_gpu.engine.batch import STATISTICS, BatchResult, FlowMean, Progress
+from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult
 from flowreg_gpu.engine.cuda_task import DeviceTask, frame_bytes
 from flowreg_gpu.engine.job import Job
 
-__all__ = ["DeviceStream", "HostBatch", "device_batch"]
+__all__ = ["BatchState", "DeviceStream", "device_batch"]
 
 # Share of the free memory that the frames on the device may take: the rest is for what they share and for gaps between
 # blocks. Beyond LARGEST_BATCH frames the time of the launches hardly counts.
@@ -34,35 +34,21 @@ def device_batch(free_memory: int, bytes_per_frame: int, multiprocessors: int) -
 
 
 @dataclasses.dataclass
-class HostBatch:
-    """Arguments of `BaseExecutor.register_batch`, and how far it has come."""
+class BatchState:
+    """A batch on its way through the device, and how far it has come.
 
-    frames: NDArray[Any]
-    start: NDArray[np.float32]
-    planes: NDArray[np.float32] | None
-    progress: Progress | None
-    keep_flow: bool
-    mean: FlowMean | None
-    averaged: int
-    halo: int
+    The first `finished` frames of `result` are right, also after a fault.
+    """
+
+    batch: Batch
     finished: int = 0
     result: BatchResult | None = None
-
-    @property
-    def count(self) -> int:
-        """Frames to register."""
-        return len(self.frames) - 2 * self.halo
 
     def advance(self, finished: int) -> None:
         """Count frames as finished up to this one."""
         new, self.finished = finished - self.finished, finished
-        if self.progress is not None:
-            self.progress(new)
-
-    def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
-        """What the device needs of frames first to stop."""
-        raw = self.frames[first : stop + 2 * self.halo]
-        return [raw] if self.planes is None else [raw, self.planes[first:stop]]
+        if self.batch.progress is not None:
+            self.batch.progress(new)
 
 
 class DeviceStream:
@@ -92,7 +78,7 @@ class DeviceStream:
         self._task = DeviceTask(self._device, job)
         self._limit = self._chosen_batch
 
-    def _allocate_result(self, batch: HostBatch) -> BatchResult:
+    def _allocate_result(self, batch: Batch) -> BatchResult:
         """Pinned arrays for the results of a batch, in two sets by turns: the last one may still be being written."""
         self._turn = 1 - self._turn
 
@@ -106,21 +92,22 @@ class DeviceStream:
             pinned("statistics", (len(STATISTICS),), np.float64),
         )
 
-    def run(self, batch: HostBatch) -> BatchResult:
+    def run(self, state: BatchState) -> BatchResult:
         """Register a batch; the result is valid until the one after the next.
 
         Raises
         ------
         DeviceError
-            A fault; `batch.finished` frames of `batch.result` are right, and `batch.mean` is as it was.
+            A fault; `state` says what is finished, and the batch's mean is as it was.
         """
+        batch = state.batch
         try:
-            result = batch.result = self._allocate_result(batch)
+            result = state.result = self._allocate_result(batch)
             start = upload(self._device, np.ascontiguousarray(batch.start[None], np.float32))
             total = self._upload_total(batch)
-            while batch.finished < batch.count:
+            while state.finished < batch.count:
                 try:
-                    self._run_parts(batch, result, start, total)
+                    self._run_parts(state, result, start, total)
                 except DeviceMemoryError as error:
                     self._halve(error)
             self._download_total(batch, total)
@@ -132,21 +119,22 @@ class DeviceStream:
             self._staging = None
             raise
 
-    def _run_parts(self, batch: HostBatch, result: BatchResult, start: Buffer, total: Buffer | None) -> None:
+    def _run_parts(self, state: BatchState, result: BatchResult, start: Buffer, total: Buffer | None) -> None:
         """Queue one part after the other, at most one ahead of the one that is waited for."""
-        step = self._part(batch)
+        batch = state.batch
+        step = min(self._largest_part(batch), batch.count - state.finished)
         staging = self._ready_staging(batch, step)
         stops: deque[int] = deque()
 
         def collect(ahead: int) -> None:
             while len(stops) > ahead:
                 staging.wait_download()
-                batch.advance(stops.popleft())
+                state.advance(stops.popleft())
 
-        for first in range(batch.finished, batch.count, step):
+        for first in range(state.finished, batch.count, step):
             stop = min(first + step, batch.count)
             try:
-                self._queue(batch, first, stop, result, staging, start, total)
+                self._queue(batch, range(first, stop), result, staging, start, total)
             except DeviceError:
                 with contextlib.suppress(DeviceError):
                     collect(ahead=0)  # what was queued before the fault
@@ -156,17 +144,11 @@ class DeviceStream:
         collect(ahead=0)
 
     def _queue(
-        self,
-        batch: HostBatch,
-        first: int,
-        stop: int,
-        result: BatchResult,
-        staging: Staging,
-        start: Buffer,
-        total: Buffer | None,
+        self, batch: Batch, part: range, result: BatchResult, staging: Staging, start: Buffer, total: Buffer | None
     ) -> None:
-        """Queue upload, registration and download of frames first to stop."""
+        """Queue upload, registration and download of the frames of a part."""
         assert self._task is not None
+        first, stop = part.start, part.stop
         raw, *planes = staging.upload(batch.inputs(first, stop))
         registered, flow, statistics = self._task.run(raw, start, *planes)
         staging.release()
@@ -178,8 +160,8 @@ class DeviceStream:
             add_frames(self._device, flow, local, total)
         staging.download(downloads)
 
-    def _part(self, batch: HostBatch) -> int:
-        """Frames of a part."""
+    def _largest_part(self, batch: Batch) -> int:
+        """Frames that the device takes at a time."""
         _, height, width, channels = batch.frames.shape
         if self._limit is None:
             needed = frame_bytes(
@@ -192,9 +174,9 @@ class DeviceStream:
             )
             self._limit = device_batch(self._device.free_memory(), needed, self._device.multiprocessors)
         limit: int = min(self._limit, LARGEST_GRID // max(channels, 2))
-        return min(limit, batch.count - batch.finished)
+        return limit
 
-    def _ready_staging(self, batch: HostBatch, step: int) -> Staging:
+    def _ready_staging(self, batch: Batch, step: int) -> Staging:
         """The ring of the last batch, if it fits."""
         inputs = batch.inputs(0, step)
         key = (batch.halo, *((item.shape[1:], item.dtype) for item in inputs))
@@ -220,14 +202,14 @@ class DeviceStream:
         )
         self._limit //= 2
 
-    def _upload_total(self, batch: HostBatch) -> Buffer | None:
+    def _upload_total(self, batch: Batch) -> Buffer | None:
         """Sum of the flows so far (2, H, W) float64, where this batch adds to it."""
         if batch.mean is None or batch.averaged == 0:
             return None
         total = batch.mean.total
         return upload(self._device, np.zeros(batch.start.shape) if total is None else total)
 
-    def _download_total(self, batch: HostBatch, total: Buffer | None) -> None:
+    def _download_total(self, batch: Batch, total: Buffer | None) -> None:
         if total is None or batch.mean is None:
             return
         host = self._pinned.get("total", total.shape, np.float64)

@@ -21,7 +21,6 @@ from flowreg_gpu.engine.batch import STATISTICS
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.plan import plan_descents, plan_levels
-from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.model.relaxation import choose_relaxation
 from flowreg_gpu.options import Options
 
@@ -60,9 +59,11 @@ class DeviceTask:
     def __init__(self, device: Device, job: Job, graphs: bool = True) -> None:
         self._device, self._job = device, job
         self._operations = CudaOperations(device)
-        self._settings = None if job.preprocessing is None else upload_settings(device, job.preprocessing)
-        raw = upload(device, np.ascontiguousarray(job.reference[None], np.float32))
-        self._reference = raw[0]
+        self._settings: Any = None
+        if job.preprocessing is not None:
+            self._settings = upload_settings(device, job.preprocessing)
+            self._operations.prepare_smoothing(job.preprocessing.spatial)
+        self._reference = upload(device, np.ascontiguousarray(job.reference, np.float32))
         self._reference_sums = prepare_reference(device, self._reference)
         # what uses FFT plans, which come and go with memory of their own, is not recorded
         self._graphs = graphs and not job.options.cc_initialization
@@ -71,25 +72,13 @@ class DeviceTask:
         height, width, _ = job.reference.shape
         self._estimator = FlowEstimator(
             self._operations,
-            self._reference_planes(raw),
+            upload(device, np.ascontiguousarray(job.reference_planes[None], np.float32)),
             upload(device, np.ascontiguousarray(job.weight[None], np.float32)),
             job.mean_weight,
             height,
             width,
             job.options,
         )
-
-    def _reference_planes(self, raw: Buffer) -> Buffer:
-        """(1, C, H, W), given with the job or preprocessed here from the raw reference (1, H, W, C)."""
-        if self._job.reference_planes is not None:
-            return upload(self._device, np.ascontiguousarray(self._job.reference_planes[None], np.float32))
-        assert self._job.preprocessing is not None
-        preprocessing = self._job.preprocessing.without_time()
-        return self._preprocess(raw, preprocessing, upload_settings(self._device, preprocessing))
-
-    def _preprocess(self, frames: Buffer, preprocessing: Preprocessing, settings: Any) -> Buffer:
-        """Planes (n, C, H, W) of raw frames (n + 2 halo, H, W, C)."""
-        return self._operations.smooth(normalize(self._device, frames, settings), preprocessing.spatial)
 
     def run(self, frames: Buffer, start: Buffer, planes: Buffer | None = None) -> DeviceResult:
         """Queue the registration of raw frames (n + 2 halo, H, W, C) from a start flow (1, 2, H, W).
@@ -134,8 +123,12 @@ class DeviceTask:
         return recorded.flow
 
     def _estimate(self, source: Buffer, start: Buffer) -> Buffer:
-        preprocessing = self._job.preprocessing
-        planes = source if preprocessing is None else self._preprocess(source, preprocessing, self._settings)
+        planes = source
+        if self._job.preprocessing is not None:
+            # no name for what is normalized: it would keep that memory while the flow is computed
+            planes = self._operations.smooth(
+                normalize(self._device, source, self._settings), self._job.preprocessing.spatial
+            )
         flow: Buffer = self._estimator.flow(planes, start)
         return flow
 

@@ -3,66 +3,92 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.flatness import settle_by_reference
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.model.preprocessing import Preprocessing
+from flowreg_gpu.engine.batch import Batch
+from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
 from flowreg_gpu.options import Options
 
 __all__ = ["Job"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Job:
-    """What all batches of a recording share.
+    """What all batches of a recording share; made by `from_raw` or `from_preprocessed`.
 
-    Parameters
+    Attributes
     ----------
     options : Options
-        The solver 'auto' gives way to the one that the reference asks for.
+        With the solver that the reference asks for, where it was 'auto'.
     reference : (H, W, C) float32
         Raw reference.
-    reference_planes : (C, H, W) float32 or None
-        The same, normalised and filtered; None leaves that to the executor.
+    reference_planes : (C, H, W) float32
+        The same, normalised and filtered.
     preprocessing : Preprocessing or None
-        What to do with the frames; None where they, and the reference, come with their own preprocessed planes.
+        What to do with the frames; None where they come with preprocessed planes of their own.
     weight, mean_weight : (C, H, W) and (C,) float32
         Channel weights of the data term, and of the mean image of the pre-alignment.
     """
 
     options: Options
     reference: NDArray[np.float32]
-    reference_planes: NDArray[np.float32] | None
+    reference_planes: NDArray[np.float32]
     preprocessing: Preprocessing | None
     weight: NDArray[np.float32]
     mean_weight: NDArray[np.float32]
 
-    def __post_init__(self) -> None:
-        if self.reference_planes is None and self.preprocessing is None:
-            raise ValueError("the job has neither reference_planes nor preprocessing")
-        if self.options.solver == "auto":
-            settled = settle_by_reference(self.options, self.planes_on_host, self.weight)
-            object.__setattr__(self, "options", settled)
+    @classmethod
+    def from_raw(cls, *, options: Options, reference: NDArray[np.float32]) -> Job:
+        """Job for raw frames, normalised by the extremes of the raw reference (H, W, C) and filtered by `options`."""
+        height, width, channels = reference.shape
+        low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
+        preprocessing = Preprocessing.build(
+            *normalization(low, high, options.channel_normalization),
+            options.sigma_per_channel(channels),
+            height,
+            width,
+        )
+        planes = preprocess(reference[None], preprocessing.without_time())
+        return cls.from_preprocessed(
+            options=options, reference=reference, reference_planes=planes, preprocessing=preprocessing
+        )
 
-    @functools.cached_property
-    def planes_on_host(self) -> NDArray[np.float32]:
-        """The reference (C, H, W), normalised and filtered, made here where the job comes without."""
-        if self.reference_planes is not None:
-            return self.reference_planes
-        assert self.preprocessing is not None
-        planes: NDArray[np.float32] = preprocess(self.reference[None], self.preprocessing.without_time())
-        return planes
+    @classmethod
+    def from_preprocessed(
+        cls,
+        *,
+        options: Options,
+        reference: NDArray[np.float32],
+        reference_planes: NDArray[np.float32],
+        preprocessing: Preprocessing | None = None,
+    ) -> Job:
+        """Job for a reference (H, W, C) that comes with its preprocessed planes (C, H, W).
+
+        Frames come preprocessed too, unless `preprocessing` says what to do with them.
+        """
+        height, width, channels = reference.shape
+        weight, mean_weight = channel_weights(options, height, width, channels)
+        return cls(
+            options=settle_by_reference(options, reference_planes, weight),
+            reference=reference,
+            reference_planes=reference_planes,
+            preprocessing=preprocessing,
+            weight=weight,
+            mean_weight=mean_weight,
+        )
 
     @property
     def halo(self) -> int:
         """Frames that a batch has before and after those it registers."""
         return 0 if self.preprocessing is None else self.preprocessing.halo
 
-    def check_planes(self, planes: NDArray[np.float32] | None) -> None:
-        """Raise ValueError where a batch is preprocessed twice or not at all."""
-        if (planes is None) == (self.preprocessing is None):
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError for a batch that is preprocessed twice or not at all, or has another halo."""
+        if (batch.planes is None) == (self.preprocessing is None):
             raise ValueError("a batch needs either the job's preprocessing or planes of its own")
+        if batch.halo != self.halo:
+            raise ValueError(f"the batch has a halo of {batch.halo} frames, expected {self.halo}")

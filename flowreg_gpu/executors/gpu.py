@@ -7,11 +7,10 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError, device_facts
-from flowreg_gpu.engine.batch import BatchResult, FlowMean, Progress
-from flowreg_gpu.engine.cuda_stream import DeviceStream, HostBatch
+from flowreg_gpu.engine.batch import Batch, BatchResult
+from flowreg_gpu.engine.cuda_stream import BatchState, DeviceStream
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.executors.processes import MultiprocessingExecutor
@@ -162,44 +161,33 @@ class GPUExecutor(BaseExecutor):
         if self._fallback is not None:
             self._fallback.start_recording(job)
 
-    def register_batch(
-        self,
-        frames: NDArray[Any],
-        start: NDArray[np.float32],
-        planes: NDArray[np.float32] | None = None,
-        progress: Progress | None = None,
-        *,
-        keep_flow: bool = True,
-        mean: FlowMean | None = None,
-        averaged: int = 0,
-    ) -> BatchResult:
+    def register_batch(self, batch: Batch) -> BatchResult:
         """Register one batch; see `BaseExecutor.register_batch`."""
         if self._job is None:
             raise RuntimeError("register_batch was called before start_recording")
-        self._job.check_planes(planes)
+        self._job.check(batch)
         if self._fallback is not None:
-            return self._fallback.register_batch(
-                frames, start, planes, progress, keep_flow=keep_flow, mean=mean, averaged=averaged
-            )
+            return self._fallback.register_batch(batch)
         assert self._stream is not None
-        batch = HostBatch(frames, start, planes, progress, keep_flow, mean, averaged, self._job.halo)
-        if planes is not None and len(planes) != batch.count:
-            raise ValueError(f"planes hold {len(planes)} frames, expected {batch.count}")
+        if batch.planes is not None and len(batch.planes) != batch.count:
+            raise ValueError(f"planes hold {len(batch.planes)} frames, expected {batch.count}")
+        state = BatchState(batch)
         try:
-            result = self._stream.run(batch)
+            result = self._stream.run(state)
             self._registered += batch.count
             return result
         except DeviceError as error:
-            self._registered += batch.finished
+            self._registered += state.finished
             self._fall_back(error)
-            return self._finish(batch)
+            return self._finish(state)
 
-    def _finish(self, batch: HostBatch) -> BatchResult:
+    def _finish(self, state: BatchState) -> BatchResult:
         """Register what a device left undone, and again what it did not hand in for the mean flow."""
         assert self._fallback is not None
         assert self._job is not None
-        first = min(batch.finished, batch.count - batch.averaged)
-        again = batch.finished - first
+        batch = state.batch
+        first = min(state.finished, batch.count - batch.averaged)
+        again = state.finished - first
 
         def progress(finished: int) -> None:
             nonlocal again
@@ -209,19 +197,11 @@ class GPUExecutor(BaseExecutor):
                 batch.progress(finished - known)
 
         self._fallback.start_recording(self._job)
-        rest = self._fallback.register_batch(
-            batch.frames[first:],
-            batch.start,
-            None if batch.planes is None else batch.planes[first:],
-            progress,
-            keep_flow=batch.keep_flow,
-            mean=batch.mean,
-            averaged=batch.averaged,
-        )
+        rest = self._fallback.register_batch(batch.since(first, progress))
         if first == 0:
             return rest
-        assert batch.result is not None
-        registered, flow, statistics = batch.result
+        assert state.result is not None
+        registered, flow, statistics = state.result
         return BatchResult(
             np.concatenate([registered[:first], rest.registered]),
             None if flow is None or rest.flow is None else np.concatenate([flow[:first], rest.flow]),

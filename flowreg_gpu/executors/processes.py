@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.engine.batch import Progress
 from flowreg_gpu.engine.cpu_task import RegistrationTask
-from flowreg_gpu.executors.base import CPUExecutor
+from flowreg_gpu.executors.cpu import CPUExecutor
 from flowreg_gpu.workers.pool import FramePool
 
 __all__ = ["MultiprocessingExecutor"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flowreg_gpu.engine.batch import Progress
-from flowreg_gpu.executors.base import LocalExecutor
+from flowreg_gpu.executors.cpu import LocalExecutor
 
 __all__ = ["SequentialExecutor"]
 

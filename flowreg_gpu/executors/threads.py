@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from flowreg_gpu.engine.batch import Progress
-from flowreg_gpu.executors.base import LocalExecutor
+from flowreg_gpu.executors.cpu import LocalExecutor
 
 __all__ = ["ThreadingExecutor"]
 

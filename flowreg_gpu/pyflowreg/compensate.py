@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, PathLike, TiffReader, read_image
 from flowreg_gpu.pyflowreg.fields import TYPENAMES, check_fields, flow_options
 from flowreg_gpu.pyflowreg.library import check_opencv, part
 from flowreg_gpu.pyflowreg.outputs import BatchCallback, Outputs, ProgressCallback
 from flowreg_gpu.pyflowreg.video import BinnedReader, VideoSource
-from flowreg_gpu.registration.loop import Registration, StageProgress
+from flowreg_gpu.registration.loop import Registration
 from flowreg_gpu.registration.reference import ReferenceLike
+from flowreg_gpu.registration.start_flow import StartFlow
 
 __all__ = ["compensate_arr", "compensate_recording"]
 
 MOST_CHANNELS = 4  # of a three-dimensional array, as pyflowreg tells channels from columns
-
-
-class _Registration(Registration):
-    """Our recording loop where pyflowreg's does otherwise."""
-
-    least_frames: ClassVar[int] = 1
-
-    def _first_start(self, job: Job, report: StageProgress) -> NDArray[np.float32]:
-        """Without `update_initialization_w` pyflowreg starts every frame from zero."""
-        if self.options.update_initialization_w:
-            return super()._first_start(job, report)
-        return np.zeros((2, self.reader.height, self.reader.width), np.float32)
 
 
 def compensate_arr(
@@ -195,7 +184,10 @@ def _registration(
     source = options.input_file
     if _is_video(source):  # pyflowreg takes the batches of a reader that it is given
         flow = flow.replace(buffer_size=source.buffer_size)
-    return _Registration(reader, reference, executor, flow, n_workers=n_workers)
+    start = StartFlow.from_options(flow)
+    if not flow.update_initialization_w:  # pyflowreg then starts every frame from zero
+        start = dataclasses.replace(start, first=0)
+    return Registration(reader, reference, executor, flow, n_workers=n_workers, start_flow=start, least_frames=1)
 
 
 def _is_video(source: Any) -> bool:

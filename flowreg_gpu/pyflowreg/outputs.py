@@ -13,7 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, PendingFile, keep_partials
 from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.pyflowreg.video import VideoSink
-from flowreg_gpu.registration.loop import Registration, Summary
+from flowreg_gpu.registration.loop import Registration
+from flowreg_gpu.registration.summary import Summary
 
 __all__ = ["BatchCallback", "Outputs", "ProgressCallback"]
 

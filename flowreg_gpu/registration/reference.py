@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.engine.batch import Progress
+from flowreg_gpu.engine.batch import Batch, Progress
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.io import FrameReader, read_image
-from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
+from flowreg_gpu.model.preprocessing import Preprocessing, normalization
 from flowreg_gpu.options import Options
 
 __all__ = ["ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
@@ -133,12 +133,11 @@ def build_reference(
     mean_raw, mean_planes, low, high = _filtered_extent(selection, raw, batch, executor.n_workers)
     minimum, scale = normalization(low, high, options.channel_normalization)
     x, y = options.alpha_xy
-    job = Job(
-        options.replace(alpha=(x + EXTRA_ALPHA, y + EXTRA_ALPHA), interpolation_method="cubic"),
-        mean_raw,
-        (mean_planes - minimum[:, None, None]) * scale[:, None, None],
-        Preprocessing.build(minimum, scale, sigma, height, width),
-        *channel_weights(options, height, width, channels),
+    job = Job.from_preprocessed(
+        options=options.replace(alpha=(x + EXTRA_ALPHA, y + EXTRA_ALPHA), interpolation_method="cubic"),
+        reference=mean_raw,
+        reference_planes=(mean_planes - minimum[:, None, None]) * scale[:, None, None],
+        preprocessing=Preprocessing.build(minimum, scale, sigma, height, width),
     )
     executor.start_recording(job)
     start = np.zeros((2, height, width), np.float32)
@@ -146,7 +145,7 @@ def build_reference(
     for begin in range(0, n_frames, batch):
         end = min(begin + batch, n_frames)
         window = read_window(selection, begin, end, raw.halo)
-        result = executor.register_batch(window, start, progress=progress, keep_flow=False)
+        result = executor.register_batch(Batch(window, start, job.halo, keep_flow=False, progress=progress))
         for registered in result.registered:  # one by one, so that the sum does not depend on the batch
             total += registered
     return (total / n_frames).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import BatchResult
+from flowreg_gpu.engine.batch import Batch, BatchResult
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import SequentialExecutor
 
@@ -78,7 +78,7 @@ class Verifier:
         assert result.flow is not None
         count = len(result.registered)
         for index in (number - first for number in self._frames if first <= number < first + count):
-            own = self._executor.register_batch(frames[index : index + 2 * self._halo + 1], start)
+            own = self._executor.register_batch(Batch(frames[index : index + 2 * self._halo + 1], start, self._halo))
             assert own.flow is not None
             difference = (result.flow[index] - own.flow[0]).reshape(-1, 2)
             self._differences.append(np.hypot(difference[:, 0], difference[:, 1]))

@@ -88,9 +88,9 @@ class WrongFlow(fg.SequentialExecutor):
 
     name = "wrong"
 
-    def register_batch(self, *given, **wanted):
-        result = super().register_batch(*given, **wanted)
-        result.flow[..., 0] += 0.25 * wanted["keep_flow"]
+    def register_batch(self, batch):
+        result = super().register_batch(batch)
+        result.flow[..., 0] += 0.25 * batch.keep_flow
         return result
 
 
@@ -99,9 +99,9 @@ class WrongFrames(fg.SequentialExecutor):
 
     name = "wrong"
 
-    def register_batch(self, frames, *given, **wanted):
-        result = super().register_batch(frames, *given, **wanted)
-        result.registered[...] = frames[self._job.halo : len(frames) - self._job.halo]
+    def register_batch(self, batch):
+        result = super().register_batch(batch)
+        result.registered[...] = batch.frames[batch.halo : batch.halo + batch.count]
         return result
 
 

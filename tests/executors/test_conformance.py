@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import flowreg_gpu as fg
+from flowreg_gpu.engine.batch import Batch
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import EXECUTORS, create_executor, gpu_status
-from flowreg_gpu.model.preprocessing import channel_weights
 from flowreg_gpu.options import Options
 from flowreg_gpu.workers.pool import default_workers
 from tests.emulation import EmulatedDevice
@@ -459,7 +459,9 @@ def test_functions_of_the_caller(executor):
 
 def test_a_batch_needs_a_recording():
     with pytest.raises(RuntimeError, match="before start_recording"):
-        fg.SequentialExecutor().register_batch(np.zeros((1, 20, 20, 1), "uint8"), np.zeros((2, 20, 20), "float32"))
+        fg.SequentialExecutor().register_batch(
+            Batch(np.zeros((1, 20, 20, 1), "uint8"), np.zeros((2, 20, 20), "float32"))
+        )
 
 
 # The same bits from everyone
@@ -478,11 +480,8 @@ def test_identical_bits_for_every_number_of_workers(sequential, nothing_left):
 
 def broken_job(given):
     """A recording whose frames come preprocessed; its batch then comes with too few of them."""
-    height, width = given[2].shape
-    options = Options(**FAST)
-    planes = np.float32(given[3])[None]
-    weights = channel_weights(options, height, width, 1)
-    return Job(options, np.float32(given[2])[..., None], planes, None, *weights)
+    reference, planes = np.float32(given[2])[..., None], np.float32(given[3])[None]
+    return Job.from_preprocessed(options=Options(**FAST), reference=reference, reference_planes=planes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -494,7 +493,7 @@ def test_exception_in_a_worker(name, nothing_left):
         with executor:
             executor.start_recording(broken_job(given))
             start, planes = np.zeros((2, 26, 31), np.float32), np.zeros((2, 1, 26, 31), np.float32)
-            executor.register_batch(given[0][..., None], start, planes)
+            executor.register_batch(Batch(given[0][..., None], start, planes=planes))
 
     with pytest.raises(IndexError, match="out of bounds"):
         faulty_batch()
@@ -505,7 +504,7 @@ def test_batch_without_its_planes():
     with make("sequential") as executor:
         executor.start_recording(broken_job(given))
         with pytest.raises(ValueError, match="planes"):
-            executor.register_batch(given[0][..., None], np.zeros((2, 26, 31), np.float32))
+            executor.register_batch(Batch(given[0][..., None], np.zeros((2, 26, 31), np.float32)))
 
 
 def test_exception_in_progress(executor, sequential):

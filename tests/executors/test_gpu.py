@@ -16,12 +16,11 @@ import flowreg_gpu as fg
 from flowreg_gpu.benchmark.schedule import PaperDevice, RecordingDevice
 from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
 from flowreg_gpu.cuda.launch import SHARED_MEMORY
-from flowreg_gpu.engine.batch import FlowMean
+from flowreg_gpu.engine.batch import Batch, FlowMean
 from flowreg_gpu.engine.cuda_stream import LARGEST_BATCH, MEMORY_SHARE, device_batch
 from flowreg_gpu.engine.cuda_task import DeviceTask, frame_bytes
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.io import ArrayReader
-from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.loop import Registration
 from tests import tolerances
@@ -216,12 +215,8 @@ def test_flow_stays_on_the_device_unless_it_is_kept(tmp_path):
 
 
 def recording_job(height, width, channels, options):
-    low, high = np.zeros(channels), np.ones(channels)
-    preprocessing = Preprocessing.build(
-        *normalization(low, high, "joint"), options.sigma_per_channel(channels), height, width
-    )
     reference = np.random.default_rng(0).random((height, width, channels), np.float32)
-    return Job(options, reference, None, preprocessing, *channel_weights(options, height, width, channels))
+    return Job.from_raw(options=options, reference=reference)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +248,7 @@ def test_memory_per_frame(height, width, channels, dtype, options):
         with executor:
             executor.start_recording(job)
             frames = np.random.default_rng(1).random((4 * count, height, width, channels)) * 255
-            executor.register_batch(frames.astype(dtype), np.zeros((2, height, width), np.float32))
+            executor.register_batch(Batch(frames.astype(dtype), np.zeros((2, height, width), np.float32)))
             peaks.append(executor._device.peak_bytes)
     measured = (peaks[1] - peaks[0]) / 4
     promised = frame_bytes(height, width, channels, np.dtype(dtype).itemsize, options)
@@ -452,12 +447,12 @@ def test_fault_in_the_middle_of_a_mean():
             executor.start_recording(job)
             if executor.name == "gpu":
                 before = executor._device.launches.total()
-                executor.register_batch(movie.frames[..., None], start)
+                executor.register_batch(Batch(movie.frames[..., None], start))
                 executor._device.fail_at((executor._device.launches.total() - before) - 5, DeviceError("lost"))
                 with pytest.warns(RuntimeWarning, match="after 14 frames"):
-                    executor.register_batch(movie.frames[..., None], start, mean=mean, averaged=7)
+                    executor.register_batch(Batch(movie.frames[..., None], start, mean=mean, averaged=7))
             else:
-                executor.register_batch(movie.frames[..., None], start, mean=mean, averaged=7)
+                executor.register_batch(Batch(movie.frames[..., None], start, mean=mean, averaged=7))
         assert mean.count == 7
         means.append(mean.planes())
     np.testing.assert_array_equal(*means)
@@ -488,15 +483,17 @@ def test_arguments_are_checked():
     job = recording_job(26, 31, 1, Options(**FAST))
     start = np.zeros((2, 26, 31), np.float32)
     with pytest.raises(RuntimeError, match="before start_recording"):
-        executor.register_batch(np.zeros((3, 26, 31, 1), "u1"), start)
+        executor.register_batch(Batch(np.zeros((3, 26, 31, 1), "u1"), start))
     executor.start_recording(job)
     with pytest.raises(ValueError, match="preprocessing or planes"):
-        executor.register_batch(np.zeros((3, 26, 31, 1), "u1"), start, np.zeros((3, 1, 26, 31), "f4"))
+        executor.register_batch(Batch(np.zeros((3, 26, 31, 1), "u1"), start, planes=np.zeros((3, 1, 26, 31), "f4")))
     executor.start_recording(
-        Job(job.options, job.reference, np.zeros((1, 26, 31), "f4"), None, job.weight, job.mean_weight)
+        Job.from_preprocessed(
+            options=job.options, reference=job.reference, reference_planes=np.zeros((1, 26, 31), "f4")
+        )
     )
     with pytest.raises(ValueError, match="planes hold 2 frames, expected 3"):
-        executor.register_batch(np.zeros((3, 26, 31, 1), "u1"), start, np.zeros((2, 1, 26, 31), "f4"))
+        executor.register_batch(Batch(np.zeros((3, 26, 31, 1), "u1"), start, planes=np.zeros((2, 1, 26, 31), "f4")))
 
 
 def test_info_names_the_device():

@@ -1,5 +1,6 @@
 """The recording loop: known motion, results that depend on neither batch nor workers, start flows, files, faults."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -15,7 +16,8 @@ from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.io import ArrayReader, TiffReader
 from flowreg_gpu.io.base import ReservedFileWriter
 from flowreg_gpu.options import Options
-from flowreg_gpu.registration.loop import FileRegistration, Registration
+from flowreg_gpu.registration.files import FileRegistration
+from flowreg_gpu.registration.loop import Registration
 from flowreg_gpu.registration.reference import default_frames, read_window
 from flowreg_gpu.workers.pool import default_workers
 from tests.recordings import end_point_error, recording
@@ -40,11 +42,11 @@ class RecordingExecutor(fg.SequentialExecutor):
         super().start_recording(job)
         self.jobs.append(job)
 
-    def register_batch(self, frames, start, planes=None, progress=None, **wanted):
+    def register_batch(self, batch):
         if len(self.starts) == self.fail_at:
             raise InterruptedError("the plug was pulled")
-        self.starts.append(start.copy())
-        result = super().register_batch(frames, start, planes, progress, **wanted)
+        self.starts.append(batch.start.copy())
+        result = super().register_batch(batch)
         self.flows.append(result.flow.copy())
         return result
 
@@ -213,8 +215,8 @@ def test_first_start_is_the_mean_of_the_first_flows():
 class RecordingExecutorFromZero(fg.SequentialExecutor):
     """Starts every frame from zero, whatever it is told."""
 
-    def register_batch(self, frames, start, planes=None, progress=None, **wanted):
-        return super().register_batch(frames, np.zeros_like(start), planes, progress, **wanted)
+    def register_batch(self, batch):
+        return super().register_batch(dataclasses.replace(batch, start=np.zeros_like(batch.start)))
 
 
 @pytest.mark.parametrize(("n_frames", "buffer_size", "first"), [(6, 400, 6), (9, 4, 4), (30, 25, 22)])
@@ -1050,7 +1052,12 @@ def test_fault_at_the_very_end(movie_file, tmp_path, monkeypatch):
 def test_partial_frames_that_cannot_be_kept(movie_file, tmp_path):
     path, movie = movie_file
     with FileRegistration(
-        path, tmp_path / "out.tif", RecordingExecutor(4), movie.truth, options=Options(**FAST), batch=4
+        path,
+        tmp_path / "out.tif",
+        reference=movie.truth,
+        executor=RecordingExecutor(4),
+        options=Options(**FAST),
+        batch=4,
     ) as registration:
         (tmp_path / "out.partial.tif").mkdir()
         with pytest.raises(InterruptedError, match="the plug was pulled"):
@@ -1060,7 +1067,9 @@ def test_partial_frames_that_cannot_be_kept(movie_file, tmp_path):
 
 def test_file_registration_that_never_runs(movie_file, tmp_path):
     path, movie = movie_file
-    with FileRegistration(path, tmp_path / "out.tif", "sequential", movie.truth, tmp_path / "flow.h5") as registration:
+    with FileRegistration(
+        path, tmp_path / "out.tif", tmp_path / "flow.h5", executor="sequential", reference=movie.truth
+    ) as registration:
         assert registration.registration.reader.n_frames == 9
         assert len(names(tmp_path)) == 3  # in.tif and two hidden files
     assert names(tmp_path) == ["in.tif"]

@@ -47,8 +47,8 @@ class Wrong(fg.SequentialExecutor):
 
     name = "wrong"
 
-    def register_batch(self, frames, *given, **wanted):
-        result = super().register_batch(frames, *given, **wanted)
+    def register_batch(self, batch):
+        result = super().register_batch(batch)
         result.flow[-1] += 0.25
         return result
 

@@ -1,0 +1,108 @@
+"""What the executors that work on CPUs share."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, Progress
+from flowreg_gpu.engine.cpu_task import RegistrationTask
+from flowreg_gpu.engine.job import Job
+from flowreg_gpu.executors.base import BaseExecutor
+
+__all__ = ["CPUExecutor", "LocalExecutor"]
+
+
+class CPUExecutor(BaseExecutor):
+    """An executor that runs `RegistrationTask` on every frame, wherever its arrays lie."""
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        super().__init__(n_workers)
+        self._job: Job | None = None
+        self._task: RegistrationTask | None = None
+
+    @abc.abstractmethod
+    def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an array of unspecified contents that the workers know by this name."""
+
+    def _share(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
+        """Make an array known to the workers by this name."""
+        self._allocate(name, array.shape, dtype)[...] = array
+
+    @abc.abstractmethod
+    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+        """Run the task on every index."""
+
+    def start_recording(self, job: Job) -> None:
+        """Take what all following batches share."""
+        shared = {
+            "reference": job.reference,
+            "reference_planes": job.reference_planes,
+            "weight": job.weight,
+            "mean_weight": job.mean_weight,
+        }
+        for name, array in shared.items():
+            self._share(name, array, np.float32)
+        self._job, self._task = job, RegistrationTask(job.options, job.preprocessing)
+
+    def register_batch(self, batch: Batch) -> BatchResult:
+        """Register one batch; see `BaseExecutor.register_batch`."""
+        if self._task is None or self._job is None:
+            raise RuntimeError("register_batch was called before start_recording")
+        self._job.check(batch)
+        frames, count = batch.frames, batch.count
+        self._share("frames", frames, frames.dtype)
+        self._share("start", batch.start, np.float32)
+        if batch.planes is not None:
+            self._share("planes", batch.planes, np.float32)
+        result = BatchResult(
+            self._allocate("registered", (count, *frames.shape[1:]), frames.dtype),
+            self._allocate("flow", (count, *frames.shape[1:3], 2), np.float32),
+            self._allocate("statistics", (count, len(STATISTICS)), np.float64),
+        )
+        self._run(self._task, range(count), batch.progress)
+        if batch.mean is not None:
+            assert result.flow is not None
+            batch.mean.add(result.flow[count - batch.averaged :])
+        return result
+
+
+class LocalExecutor(CPUExecutor):
+    """A CPU executor whose workers share this process's memory."""
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        super().__init__(n_workers)
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._prepared: RegistrationTask | None = None
+
+    def cleanup(self) -> None:
+        """Release the arrays."""
+        self._arrays.clear()
+        self._job = self._task = self._prepared = None
+
+    def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        array = self._arrays.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            array = self._arrays[name] = np.empty(shape, dtype)
+        return array
+
+    def _share(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
+        # kernels are compiled for contiguous arrays that may be written, though they do not write these
+        self._arrays[name] = np.require(array, dtype, ["C", "A", "W"])
+
+    def _keep(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        return self._arrays.pop(name)
+
+    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+        if task is not self._prepared:
+            task.prepare(self._arrays)
+            self._prepared = task
+        self._run_frames(lambda index: task(self._arrays, index), indices, progress or (lambda finished: None))
+
+    @abc.abstractmethod
+    def _run_frames(self, run_frame: Callable[[int], None], indices: range, progress: Progress) -> None:
+        """Call `run_frame` for every index, and `progress` in this thread."""

@@ -1,0 +1,107 @@
+"""What a registration did: counts, times and the statistics of every frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowreg_gpu.engine.batch import STATISTICS
+from flowreg_gpu.registration.verification import Verification
+
+__all__ = ["Summary"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a registration did.
+
+    Attributes
+    ----------
+    n_frames : int
+    seconds : float
+        Wall-clock time from the first frame read to the last written.
+    executor : str
+        Name of the executor that did the work.
+    reference : (H, W, C) float32
+        The raw reference used.
+    statistics : dict of str to (T,) float64
+        mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
+        correlation_after with the raw reference.
+    constant_frames, diverged_frames, nonfinite_pixels : int
+        Frames without any structure and frames whose flow left the range of float32 (zero flow both), and NaN or
+        infinite pixels (taken from the reference).
+    verification : Verification or None
+        Comparison with the CPU, where it was asked for.
+    """
+
+    n_frames: int
+    seconds: float
+    executor: str
+    reference: NDArray[np.float32]
+    statistics: dict[str, NDArray[np.float64]]
+    constant_frames: int
+    diverged_frames: int
+    nonfinite_pixels: int
+    verification: Verification | None = None
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames per second of wall-clock time."""
+        return self.n_frames / self.seconds
+
+    def __str__(self) -> str:
+        statistics = self.statistics
+        lines = [
+            f"{self.n_frames} frames in {self.seconds:.1f} s ({self.frames_per_second:.1f} frames/s, {self.executor})",
+            f"displacement: mean {statistics['mean_disp'].mean():.2f} px, "
+            f"largest {statistics['max_disp'].max():.2f} px",
+            f"correlation with the reference: {statistics['correlation_before'].mean():.4f} before, "
+            f"{statistics['correlation_after'].mean():.4f} after",
+        ]
+        if self.constant_frames:
+            lines.append(f"constant frames, left as they were: {self.constant_frames}")
+        if self.diverged_frames:
+            lines.append(f"frames whose flow diverged, left as they were: {self.diverged_frames}")
+        if self.nonfinite_pixels:
+            lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
+        if self.verification is not None:
+            lines.append(str(self.verification))
+        return "\n".join(lines)
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: NDArray[np.float64],
+        *,
+        seconds: float,
+        executor: str,
+        reference: NDArray[np.float32],
+        nonfinite_pixels: int,
+        verification: Verification | None,
+    ) -> Summary:
+        """Summary of frames with the statistics (T, 8) of `STATISTICS`; a RuntimeWarning names what went wrong."""
+        columns = dict(zip(STATISTICS, statistics.T, strict=True))
+        constant, diverged = int(columns.pop("constant").sum()), int(columns.pop("diverged").sum())
+        problems = {
+            "constant frames have no structure": constant,
+            "frames have a flow beyond the range of float32 (are there pixels far above the reference's?)": diverged,
+        }
+        for problem, count in problems.items():
+            if count:
+                warnings.warn(f"{count} {problem}: their flow is zero", RuntimeWarning, stacklevel=4)
+        if verification is not None and not verification.passed:
+            warnings.warn(f"the result is not the CPU's: {verification}", RuntimeWarning, stacklevel=4)
+        return cls(
+            len(statistics),
+            seconds,
+            executor,
+            reference,
+            columns,
+            constant,
+            diverged,
+            nonfinite_pixels,
+            verification,
+        )
