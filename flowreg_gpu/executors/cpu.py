@@ -29,7 +29,7 @@ class CPUExecutor(BaseExecutor):
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an array of unspecified contents that the workers know by this name."""
 
-    def _share(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
+    def _put(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
         """Make an array known to the workers by this name."""
         self._allocate(name, array.shape, dtype)[...] = array
 
@@ -46,7 +46,7 @@ class CPUExecutor(BaseExecutor):
             "mean_weight": job.mean_weight,
         }
         for name, array in shared.items():
-            self._share(name, array, np.float32)
+            self._put(name, array, np.float32)
         self._job, self._task = job, RegistrationTask(job.options, job.preprocessing)
 
     def register_batch(self, batch: Batch) -> BatchResult:
@@ -55,10 +55,10 @@ class CPUExecutor(BaseExecutor):
             raise RuntimeError("register_batch was called before start_recording")
         self._job.check(batch)
         frames, count = batch.frames, batch.count
-        self._share("frames", frames, frames.dtype)
-        self._share("start", batch.start, np.float32)
+        self._put("frames", frames, frames.dtype)
+        self._put("start", batch.start, np.float32)
         if batch.planes is not None:
-            self._share("planes", batch.planes, np.float32)
+            self._put("planes", batch.planes, np.float32)
         result = BatchResult(
             self._allocate("registered", (count, *frames.shape[1:]), frames.dtype),
             self._allocate("flow", (count, *frames.shape[1:3], 2), np.float32),
@@ -90,7 +90,7 @@ class LocalExecutor(CPUExecutor):
             array = self._arrays[name] = np.empty(shape, dtype)
         return array
 
-    def _share(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
+    def _put(self, name: str, array: NDArray[Any], dtype: DTypeLike) -> None:
         # kernels are compiled for contiguous arrays that may be written, though they do not write these
         self._arrays[name] = np.require(array, dtype, ["C", "A", "W"])
 
