@@ -80,7 +80,7 @@ def test_help_names_the_commands_and_loads_none_of_them() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr
     for command in ("register", "demo", "doctor", "benchmark"):
-        assert f"  {command} " in done.stdout
+        assert f"  {command}" in done.stdout
 
 
 def test_every_option_has_a_flag(recording: Path, tmp_path: Path) -> None:
