@@ -244,8 +244,8 @@ def save(path: Path, device: Device, rows: list[dict[str, Any]], last: str) -> N
     lines = [
         f"# GPU against CPU, {device.name}",
         "",
-        f"{measurement.one_line(facts)}. Motion and differences of the flow in pixels; registered pixels: share that is "
-        "equal, largest difference in units of integers (floats: 1/4095 of the reference's range).",
+        f"{measurement.one_line(facts)}. Motion and differences of the flow in pixels; registered pixels: fraction "
+        "that is equal, largest difference in units of integers (floats: 1/4095 of the reference's range).",
         "",
         *measurement.table(COLUMNS, map(cells, rows)),
         "",
