@@ -1,15 +1,12 @@
 """What `flowreg-gpu doctor` says of this machine, and of one with a GPU."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import flowreg_gpu as fg
 from flowreg_gpu import diagnostics
 from flowreg_gpu.cuda.device import DeviceFacts
 from flowreg_gpu.executors.gpu import GPUStatus
+from tests.programs import run_program
 
 
 def facts_of(report):
@@ -51,8 +48,6 @@ def test_real_gpu():
 def test_says_the_reason_without_cupy():
     """In a process of its own, in which cupy cannot be imported."""
     script = "import sys; sys.modules['cupy'] = None\nfrom flowreg_gpu.cli.main import main\nsys.exit(main(['doctor']))"
-    command = [sys.executable, "-W", "error", "-c", script]
-    repository = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository, timeout=120)
+    done = run_program("-W", "error", "-c", script)
     assert (done.returncode, done.stderr) == (0, "")
     assert "not used: CuPy is not installed" in facts_of(done.stdout)["GPU"]

@@ -8,12 +8,12 @@ import inspect
 import json
 import pathlib
 import re
-import subprocess
 import sys
 
 import pytest
 
 import flowreg_gpu
+from tests.programs import run_program
 
 PACKAGE = pathlib.Path(flowreg_gpu.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -38,8 +38,7 @@ def loaded_after(statement):
     script = f"import json, sys\nbefore = set(sys.modules)\n{statement}\n" + (
         "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
     )
-    command = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent, timeout=60)
+    done = run_program("-W", "error", "-c", script)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
 

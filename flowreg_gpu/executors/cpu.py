@@ -102,6 +102,8 @@ class LocalExecutor(CPUExecutor):
             task.prepare(self._arrays)
             self._prepared = task
         self._run_frames(lambda index: task(self._arrays, index), indices, progress or (lambda finished: None))
+        for name in ("frames", "planes"):  # the caller's: their memory is his again before the next batch comes
+            self._arrays.pop(name, None)
 
     @abc.abstractmethod
     def _run_frames(self, run_frame: Callable[[int], None], indices: range, progress: Progress) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.io import FrameWriter
+from flowreg_gpu.registration.interrupts import DeferredInterrupts
 
 __all__ = ["ReadAhead", "WriteBehind"]
 
@@ -21,7 +22,7 @@ _Self = TypeVar("_Self", bound="_Beside")
 
 
 class _Beside:
-    """Makes calls in a thread, one at a time; leaving it waits for the one under way, also through interrupts.
+    """Makes calls in a thread, one at a time; leaving it waits for the one under way, and lets no interrupt end that.
 
     That call uses files that are closed next, and takes as long as one batch.
     """
@@ -31,6 +32,7 @@ class _Beside:
         self._call: Future[Any] | None = None
         self._busy = threading.Lock()
         self._left = False
+        self._interrupts = DeferredInterrupts(type(self).__exit__, _Beside.__exit__, _Beside._leave)
 
     def _start(self, call: Callable[..., Any], *arguments: Any) -> None:
         # the caller's numpy.errstate (from NumPy 2 on) and, where they are the context's, its warning filters
@@ -48,24 +50,32 @@ class _Beside:
         self._call = None
         return value
 
+    def _begin(self) -> None:
+        """Make the first call, if it needs nothing of the caller."""
+
     def __enter__(self: _Self) -> _Self:
-        return self
+        try:
+            self._interrupts.install()
+            self._begin()
+            return self
+        except BaseException as error:
+            self._leave(error)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        interrupt = None
-        while not self._left:
-            try:
-                if self._call is not None:
-                    wait([self._call])
-                with self._busy:  # an interrupt within _start may have lost the call
-                    self._left = True
-            except KeyboardInterrupt as another:
-                interrupt = another
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        if self._call is not None:
+            wait([self._call])
+        with self._busy:  # an interrupt within _start may have lost the call
+            self._left = True
         self._thread.shutdown()
-        if interrupt is not None and not isinstance(error, KeyboardInterrupt):
-            raise interrupt
+        self._interrupts.remove()
+        if not isinstance(error, KeyboardInterrupt):
+            self._interrupts.deliver()
 
 
 class ReadAhead(_Beside, Generic[Value]):
@@ -84,6 +94,8 @@ class ReadAhead(_Beside, Generic[Value]):
     def __init__(self, read: Callable[[int, int], Value], spans: Iterable[tuple[int, int]], threaded: bool) -> None:
         super().__init__("read")
         self._read, self._spans, self._threaded = read, iter(spans), threaded
+
+    def _begin(self) -> None:
         self._advance()
 
     def _advance(self) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,7 @@ from numpy.typing import NDArray
 import flowreg_gpu as fg
 from flowreg_gpu.cli.main import main
 from flowreg_gpu.io.base import ReservedFileWriter
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.programs import run_program
 
 
 @pytest.fixture
@@ -77,7 +73,7 @@ def test_help_of_the_options_is_that_of_their_fields(capsys: pytest.CaptureFixtu
 def test_help_names_the_commands_and_loads_none_of_them() -> None:
     script = "import sys; from flowreg_gpu.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     script += "sys.exit('numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    done = run_program("-c", script)
     assert done.returncode == 0, done.stderr
     for command in ("register", "demo", "doctor", "benchmark"):
         assert f"  {command}" in done.stdout
@@ -312,10 +308,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_runs_from_a_checkout(recording: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flowreg_gpu", "register", str(recording), str(tmp_path / "out.tif")]
+    command = ["-m", "flowreg_gpu", "register", recording, tmp_path / "out.tif"]
     command += ["--reference", "0:6", "--workers", "2", "--executor", "gpu"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    done = run_program(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning") == 1
     assert f"executor='gpu' cannot be used ({fg.gpu_status().reason}); using 'multiprocessing'" in done.stderr

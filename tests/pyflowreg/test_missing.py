@@ -1,6 +1,5 @@
 """What is said where pyflowreg is missing, unusable, or stands on OpenCV 5; none of it needs pyflowreg."""
 
-import subprocess
 import sys
 import types
 
@@ -8,6 +7,7 @@ import pytest
 
 import flowreg_gpu.pyflowreg as drop_in
 from flowreg_gpu.pyflowreg.library import INSTALL, check_opencv, part
+from tests.programs import run_program
 
 
 @pytest.fixture
@@ -69,5 +69,6 @@ def test_opencv(monkeypatch, recwarn, version, warned):
 
 def test_importing_the_drop_in_imports_no_pyflowreg():
     script = "import sys, flowreg_gpu.pyflowreg; print(sorted({m.partition('.')[0] for m in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    done = run_program("-c", script)
+    assert done.returncode == 0, done.stderr
     assert not {"'pyflowreg'", "'cv2'", "'pydantic'"} & set(done.stdout.strip("[]\n").split(", "))

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
 from pathlib import Path
@@ -18,8 +16,10 @@ import flowreg_gpu as fg
 from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, FrameWriter, TiffReader, TiffWriter
 from flowreg_gpu.io.base import ReservedFileWriter
 from flowreg_gpu.options import Options
+from flowreg_gpu.registration import overlap
 from flowreg_gpu.registration.loop import Registration
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
+from tests.programs import LIMIT, run_program
 from tests.recordings import recording
 
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
@@ -33,7 +33,7 @@ def no_thread_left():
     yield
     for thread in threading.enumerate():
         if thread.name.startswith("flowreg-"):
-            thread.join(20)
+            thread.join(LIMIT)
             assert not thread.is_alive()
 
 
@@ -78,7 +78,7 @@ def test_one_batch_is_read_ahead_in_another_thread():
         for k in range(5):
             assert reading.next() == 10 * k
             if k < 4:
-                assert after[k + 1].wait(20)
+                assert after[k + 1].wait(LIMIT)
             assert begun == [(i, i + 1) for i in range(min(k + 2, 5))]
     assert len(threads) == 1
     assert threading.current_thread() not in threads
@@ -142,7 +142,7 @@ def test_batches_are_written_in_order_in_another_thread():
 
 def test_lent_arrays_may_change_while_they_are_written():
     changed = threading.Event()
-    sink = Sink(before=lambda frames: changed.wait(20))
+    sink = Sink(before=lambda frames: changed.wait(LIMIT))
     lent = batch(1)
     with WriteBehind((sink,)) as writing:
         writing.write((lent,), lent=True)
@@ -196,7 +196,7 @@ def test_what_failed_first_is_told(later, told):
 
 def test_the_batch_under_way_is_written_before_an_error_goes_on():
     leaving = threading.Event()
-    sink = Sink(before=lambda frames: leaving.wait(20))
+    sink = Sink(before=lambda frames: leaving.wait(LIMIT))
 
     def fail():
         leaving.set()
@@ -210,38 +210,169 @@ def test_the_batch_under_way_is_written_before_an_error_goes_on():
 @needs_posix
 def test_interrupts_while_a_batch_is_written():
     """Ctrl-C twice: the file is not closed under the thread that writes it."""
-    waiting = threading.Event()
+    leaving = threading.Event()
+    reading_end, writing_end = os.pipe()
+    os.set_blocking(writing_end, False)
 
     def interrupt(frames):
-        waiting.wait(20)
+        leaving.wait(LIMIT)
         for _ in range(2):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            time.sleep(0.05)
+            os.read(reading_end, 1)  # Python has noted the signal
 
     sink = Sink(before=interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_batches(sink, 1, waiting.set)
+    before = signal.set_wakeup_fd(writing_end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_batches(sink, 1, leaving.set)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading_end)
+        os.close(writing_end)
     assert sink.n_written == 3
 
 
-@needs_posix
+class InterruptEverything:
+    """Traces this thread: from the call of `__exit__` on, Ctrl-C comes before every instruction, also of what it calls.
+
+    `release` is called when the leaving comes to wait for the thread.
+    """
+
+    def __init__(self, release):
+        self.release, self.leaving, self.sent = release, False, 0
+
+    def __call__(self, frame, event, argument):
+        if event == "call":
+            name = frame.f_code.co_qualname if hasattr(frame.f_code, "co_qualname") else frame.f_code.co_name
+            self.leaving |= name.endswith("__exit__") and frame.f_code.co_filename == overlap.__file__
+            if not self.leaving:
+                return None
+            frame.f_trace_opcodes = True
+        if frame.f_code.co_name == "wait":
+            self.release()
+        self.sent += 1
+        signal.raise_signal(signal.SIGINT)
+        return self
+
+
 @pytest.mark.parametrize("beside", [ReadAhead, WriteBehind])
-def test_interrupt_while_a_call_is_handed_over(beside):
-    """The thread has begun and does its work, but nobody has noted the call, nor the thread."""
-    begun, finished = threading.Event(), []
+def test_no_interrupt_ends_the_leaving_early(beside):
+    """Not at its first instruction, not at any other, and not in what it calls."""
+    released, finished = threading.Event(), []
+
+    def work(*_):
+        released.wait(LIMIT)
+        finished.append(True)
+
+    made = ReadAhead(work, [(0, 1)], threaded=True) if beside is ReadAhead else WriteBehind((Sink(before=work),))
+    interrupts, tracing = InterruptEverything(released.set), sys.gettrace()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), made:  # noqa: PT012
+            if beside is WriteBehind:
+                made.write((batch(1),), lent=False)
+            sys.settrace(interrupts)
+        finished_when_left = list(finished)
+    finally:
+        sys.settrace(tracing)
+        released.set()
+    assert finished_when_left == [True]
+    assert interrupts.sent > 50
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_while_reading_begins_leaves_no_thread():
+    """The first read has begun when Ctrl-C comes, and nobody has entered anything that could be left."""
+    begun, leaving, finished = threading.Event(), threading.Event(), []
 
     def work(*_):
         begun.set()
-        time.sleep(0.05)
+        leaving.wait(LIMIT)
+        finished.append(True)
+
+    made = ReadAhead(work, [(0, 1)], threaded=True)
+    made._busy = NotedLock(made._busy, leaving)
+    real = made._thread.submit
+
+    def submit(*arguments):
+        future = real(*arguments)
+        begun.wait(LIMIT)
+        signal.raise_signal(signal.SIGINT)
+        return future
+
+    made._thread.submit = submit
+    with pytest.raises(KeyboardInterrupt), made:
+        pytest.fail("entered")
+    assert finished == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class InterruptedLock:
+    """A lock whose taking by the main thread is interrupted."""
+
+    def __init__(self, lock):
+        self.lock = lock
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        return self.lock.__enter__()
+
+    def __exit__(self, *error):
+        return self.lock.__exit__(*error)
+
+
+def test_the_programs_own_handler_is_told_afterwards():
+    """It hears of Ctrl-C at once while the caller works, and after the last batch while that is written."""
+    told, leaving = [], threading.Event()
+    sink = Sink(before=lambda frames: leaving.wait(LIMIT))
+    writing = WriteBehind((sink,))
+    writing._busy = InterruptedLock(writing._busy)
+    before = signal.signal(signal.SIGINT, lambda *_: told.append(sink.n_written))
+    try:
+        with writing:
+            signal.raise_signal(signal.SIGINT)
+            assert told == [0]
+            writing.write((batch(1),), lent=False)
+            leaving.set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == [0, 3]
+
+
+class NotedLock:
+    """A lock that tells when the main thread asks for it."""
+
+    def __init__(self, lock, asked):
+        self.lock, self.asked = lock, asked
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.asked.set()
+        return self.lock.__enter__()
+
+    def __exit__(self, *error):
+        return self.lock.__exit__(*error)
+
+
+@pytest.mark.parametrize("beside", [ReadAhead, WriteBehind])
+def test_interrupt_while_a_call_is_handed_over(beside):
+    """The thread has begun and does its work, but nobody has noted the call, nor the thread."""
+    begun, leaving, finished = threading.Event(), threading.Event(), []
+
+    def work(*_):
+        begun.set()
+        leaving.wait(LIMIT)
         finished.append(True)
 
     def submit(call, *arguments):
         real(call, *arguments)
-        begun.wait(20)
+        begun.wait(LIMIT)
         made._thread._threads.clear()
         raise KeyboardInterrupt
 
     made = ReadAhead(work, [], threaded=True) if beside is ReadAhead else WriteBehind((Sink(before=work),))
+    made._busy = NotedLock(made._busy, leaving)
     real, made._thread.submit = made._thread.submit, submit
     with pytest.raises(KeyboardInterrupt), made:
         made._start(work)
@@ -287,41 +418,64 @@ class Alive:
     """Counts the arrays that it was shown and that are still referred to."""
 
     def __init__(self):
-        self.references, self.most = [], 0
+        self.references, self.most, self.changed = [], 0, threading.Condition()
 
     def see(self, array):
-        if not any(reference() is array for reference in self.references):
-            self.references.append(weakref.ref(array))
-        self.most = max(self.most, sum(reference() is not None for reference in self.references))
+        with self.changed:
+            if not any(reference() is array for reference in self.references):
+                self.references.append(weakref.ref(array))
+            self.most = max(self.most, sum(reference() is not None for reference in self.references))
+            self.changed.notify_all()
+
+    def wait_for(self, count):
+        """Wait until it was shown so many arrays."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.references) >= count, LIMIT)
+
+
+class LateExecutor(fg.SequentialExecutor):
+    """Begins with a batch of the 5 for the start flow, or of all 9, when the batch after it was read."""
+
+    def __init__(self, frames):
+        super().__init__()
+        self.frames, self.calls = frames, 0
+
+    def register_batch(self, batch):
+        self.calls += 1
+        self.frames.wait_for(min(self.calls + 1, 5 if self.calls <= 5 else 5 + 9))
+        return super().register_batch(batch)
 
 
 @pytest.mark.parametrize("verify", [0, 9])
-@pytest.mark.parametrize("overlap", [False, True])
-def test_two_batches_are_held_at_most(overlap, verify):
+@pytest.mark.parametrize("threaded", [False, True])
+def test_two_batches_are_held_at_most(threaded, verify):
+    """Also if the reading thread is as fast, and the writing thread as slow, as they can be."""
     movie = recording(9, **SMALL)
     frames, results = Alive(), Alive()
 
     class Source(ArrayReader):
-        threaded = overlap
-
         def _load(self, start, stop):
             array = super()._load(start, stop)
             frames.see(array)
             return array
 
+    source = Source(movie.frames)
+    source.threaded = threaded  # of the instance: ArrayReader decides by the array
     sink = ArrayWriter((9, 26, 31, 1), np.uint16)
-    sink.threaded, store = overlap, sink._store
+    sink.threaded, store = threaded, sink._store
 
-    def slow(array, start):
+    def store_late(array, start):
         results.see(array)
-        time.sleep(0.01)  # several batches could be read meanwhile
+        if threaded:
+            frames.wait_for(min(5 + start + 3, 5 + 9))  # two batches more
         store(array, start)
 
-    sink._store = slow
+    sink._store = store_late
+    executor = LateExecutor(frames) if threaded else "sequential"
     options = Options(**FAST, buffer_size=5)
-    Registration(Source(movie.frames), movie.truth, "sequential", options, batch=1, verify=verify).run(sink)
+    Registration(source, movie.truth, executor, options, batch=1, verify=verify).run(sink)
     assert len(frames.references) == 5 + 9
-    assert frames.most == 2  # without overlap, the one before is still the executor's
+    assert frames.most == (2 if threaded else 1)
     assert results.most == 1  # beside it the executor's own
     expected, _ = fg.register(movie.frames, movie.truth, "sequential", buffer_size=5, **FAST)
     np.testing.assert_array_equal(sink.array[..., 0], expected)
@@ -435,7 +589,7 @@ def test_warnings_of_a_thread_reach_the_user(overlap):
 
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 from flowreg_gpu.cli import register
 from flowreg_gpu.cli.main import main
 
@@ -443,6 +597,8 @@ class Bar(register.ProgressBar):
     def __call__(self, stage, finished, total):
         if (stage, finished) == ("frames", 6):
             os.killpg(0, signal.SIGINT)  # as Ctrl-C does, to all processes
+            while True:  # another thread may get the signal; Python raises KeyboardInterrupt here soon after
+                time.sleep(0.001)
 
 register.ProgressBar = Bar
 
@@ -460,10 +616,7 @@ def test_interrupted_program(movie_file, tmp_path):
     _, movie = movie_file
     tifffile.imwrite(tmp_path / "ref.tif", movie.truth)
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-        start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(fg.__file__).parents[1])},
-    )  # fmt: skip
+    done = run_program("script.py", folder=tmp_path)
     assert done.returncode == 130, done.stderr
     assert "error: interrupted" in done.stderr
     assert "Traceback" not in done.stderr

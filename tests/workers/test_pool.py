@@ -7,16 +7,14 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-import flowreg_gpu
 from flowreg_gpu.workers.map_frames import map_frames
 from flowreg_gpu.workers.pool import THREAD_VARIABLES, FramePool, default_workers
+from tests.programs import run_program
 
 # What a worker sees while it imports this module, which is before it has imported anything of its task.
 THREADS_AT_IMPORT = [int(os.environ.get(name, 0)) for name in THREAD_VARIABLES]
@@ -66,6 +64,8 @@ class Scale(Task):
 
 
 class Slow(Task):
+    """Longer than the time between two reports, however long that is on a busy machine."""
+
     def __call__(self, arrays, index):
         time.sleep(0.11)
 
@@ -381,10 +381,10 @@ def test_dropped_pool_cleans_up():
     np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
 
 
-# Scripts. Workers inherit stdout and stderr, so that communicate() returns only when all processes have ended.
+# Scripts. Workers inherit stdout and stderr, so that run_program returns only when all processes have ended.
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 from flowreg_gpu.workers.pool import FramePool
 
 class ScriptError(Exception):
@@ -397,6 +397,11 @@ class Double:
         arrays["frames"][index] *= 2
         if index == 99:
             raise ScriptError(index)
+
+def interrupt(finished):
+    os.killpg(0, signal.SIGINT)  # as Ctrl-C does, to the parent and the workers
+    while True:  # a thread of a library may get the signal; Python raises KeyboardInterrupt here soon after
+        time.sleep(0.001)
 
 def main(ending):
     pool = FramePool(2)
@@ -412,7 +417,7 @@ def main(ending):
         except ScriptError as error:
             raise SystemExit(5) from error
     if ending == "interrupt":
-        pool.run(Double(), range(99), lambda finished: os.killpg(0, signal.SIGINT))
+        pool.run(Double(), range(99), interrupt)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 GUARDED = SCRIPT + "\nif __name__ == '__main__':\n    main(sys.argv[1])\n"
@@ -422,12 +427,7 @@ UNGUARDED = SCRIPT + "\nmain('exit')\n"
 def run_script(folder, text, *arguments):
     path = folder / "script.py"
     path.write_text(text)
-    source = str(pathlib.Path(flowreg_gpu.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(path), *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False, start_new_session=True
-    )
+    return run_program(path, *arguments, folder=folder)
 
 
 @pytest.mark.parametrize(("ending", "code"), [("exit", 0), ("raise", 5)])
@@ -449,7 +449,7 @@ def test_killed_parent(tmp_path):
 
 @needs_posix
 def test_interrupted_script(tmp_path):
-    done = run_script(tmp_path, GUARDED, "interrupt")  # as Ctrl-C does, to the parent and the workers
+    done = run_script(tmp_path, GUARDED, "interrupt")
     assert done.returncode == -signal.SIGINT
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.endswith("KeyboardInterrupt\n")
