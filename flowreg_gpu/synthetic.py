@@ -23,8 +23,8 @@ class KnownMotion(NamedTuple):
 
 
 def end_point_error(flow: NDArray[np.float32], truth: NDArray[np.float32], margin: int = 10) -> float:
-    """Mean length of flow - truth, both (T, H, W, 2), in pixels, `margin` pixels away from the edges."""
-    inner = (slice(None), slice(margin, -margin), slice(margin, -margin))
+    """Mean length of flow - truth, both (..., H, W, 2), in pixels, `margin` pixels (1 or more) away from the edges."""
+    inner = (..., slice(margin, -margin), slice(margin, -margin), slice(None))
     return float(np.linalg.norm(flow[inner] - truth[inner], axis=-1).mean())
 
 

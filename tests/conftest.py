@@ -4,6 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import run_program
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """Programs find the kernels of the CPU in numba's cache: one program compiles them, once for all tests.
+
+    A program that is interrupted half-way or whose output is compared would otherwise wait for the compiler first.
+    """
+    program = "import numpy as np, flowreg_gpu as fg\n"
+    program += "frames = np.random.default_rng(0).integers(0, 4000, (2, 26, 31)).astype(np.uint16)\n"
+    program += "fg.register(frames, frames[0], 'sequential', alpha=4, levels=3, min_level=1)\n"
+    done = run_program("-c", program)
+    assert done.returncode == 0, done.stderr
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

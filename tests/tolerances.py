@@ -62,5 +62,10 @@ BACKENDS_99TH = 0.03
 # 0.03-0.1 px there; upstream's remap, quantised to 1/32 px, alone moves the flow by 0.03 (alpha 4) and 0.08 (1.5).
 UPSTREAM_MEDIAN = 0.06
 UPSTREAM_MEDIAN_ALPHA_1_5 = 0.12
+# 99th percentile of the distance to upstream's flow at alpha 4 on square frames of 44 x 44 pixels with known motion:
+# 0.18 from the order of the sweeps alone, 0.11 from the quantised warp alone (algorithm.md, section 8). The frames are
+# square because upstream's release and its newer sources space the grids of other levels differently: at 24 x 192 ours
+# differ by 0.05 px from the newer sources and by 0.09 px from the release.
+UPSTREAM_99TH = 0.2
 # Image mismatch after registration over upstream's: "within 0.3 % or below", either solver.
 UPSTREAM_MISMATCH = 1.003

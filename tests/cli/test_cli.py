@@ -307,7 +307,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "would be used" in out
 
 
-def test_runs_from_a_checkout(recording: Path, tmp_path: Path) -> None:
+def test_runs_from_a_checkout(compiled: None, recording: Path, tmp_path: Path) -> None:
     command = ["-m", "flowreg_gpu", "register", recording, tmp_path / "out.tif"]
     command += ["--reference", "0:6", "--workers", "2", "--executor", "gpu"]
     done = run_program(*command, folder=tmp_path)

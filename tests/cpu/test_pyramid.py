@@ -11,7 +11,7 @@ from flowreg_gpu.model.plan import plan_levels
 from flowreg_gpu.model.resampling import cubic_table, gaussian_table, resampling_tables
 from flowreg_gpu.options import Options
 from tests import tolerances
-from tests.movies import cubic_weight
+from tests.oracles.interpolation import cubic_weight
 
 # (height, width) -> (height, width): down, up, both, odd, tiny, beyond one reflection of the boundary
 RESIZINGS = [

@@ -9,7 +9,8 @@ from scipy.ndimage import map_coordinates
 import flowreg_gpu
 from flowreg_gpu.cpu.warp import warp, warp_frame
 from tests import tolerances
-from tests.movies import cubic_weight, smooth_flow, to_planes
+from tests.movies import smooth_flow, to_planes
+from tests.oracles.interpolation import cubic_weight
 
 METHODS = ("cubic", "linear", "nearest")
 DTYPES = ("uint8", "uint16", "int16", "float32")

@@ -15,9 +15,10 @@ from flowreg_gpu.engine.batch import Batch
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import EXECUTORS, create_executor, gpu_status
 from flowreg_gpu.options import Options
+from flowreg_gpu.synthetic import end_point_error
 from flowreg_gpu.workers.pool import default_workers
 from tests.emulation import EmulatedDevice
-from tests.recordings import LEVELS, end_point_error, recording
+from tests.movies import EDGE, LEVELS, recording
 
 SHM = pathlib.Path("/dev/shm")
 NAMES = ("sequential", "threading", "multiprocessing", "gpu")
@@ -96,7 +97,7 @@ def test_sequential_finds_known_motion(sequential):
     proc, reference_proc = ((image - low) / (high - low) for image in (movie.frames, movie.truth))
     start = np.zeros((48, 56, 2))
     registered, flow = run(sequential, [movie.frames, proc, movie.truth, reference_proc, start])
-    assert end_point_error(flow, movie.flow) < 0.2  # 0.14 measured, motion 1.3 px; nothing is filtered here
+    assert end_point_error(flow, movie.flow, EDGE) < 0.2  # 0.14 measured, motion 1.3 px; nothing is filtered here
     inner = (slice(None), slice(6, -6), slice(6, -6))
     before = np.abs(movie.frames - movie.truth)[inner].mean()
     assert np.abs(registered[..., 0] - movie.truth)[inner].mean() < 0.2 * before
@@ -227,7 +228,7 @@ def test_flow_parameters_are_honoured(executor, sequential, channels, flow_param
     assert_same((registered, flow), run(sequential, given, **flow_params))
     _, plain = run(sequential, given, **({"solver": "sor"} if "solver" in flow_params else {}))
     assert np.abs(flow - plain).mean() > 1e-3
-    assert end_point_error(flow, recording(3, 26, 31).flow) < 0.6  # 1.2 px of motion; 0.45 where alpha is (2, 9)
+    assert end_point_error(flow, recording(3, 26, 31).flow, EDGE) < 0.6  # 1.2 px of motion; 0.45 where alpha is (2, 9)
 
 
 def test_parameters_that_are_none_are_left_at_their_defaults(executor):
@@ -248,7 +249,7 @@ def test_the_start_flow_is_used(executor, sequential):
         given[4] = start
         _, flow = run(executor, given, levels=1)
         np.testing.assert_array_equal(flow, run(sequential, given, levels=1)[1])
-        errors.append(end_point_error(flow[1], movie.flow[1]))
+        errors.append(end_point_error(flow[1], movie.flow[1], EDGE))
     assert errors[0] < 0.15  # 0.07 and 0.49 measured
     assert errors[1] > 0.3
 

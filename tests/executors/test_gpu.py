@@ -25,7 +25,7 @@ from flowreg_gpu.options import Options
 from flowreg_gpu.registration.loop import Registration
 from tests import tolerances
 from tests.emulation import EmulatedDevice
-from tests.recordings import LEVELS, recording
+from tests.movies import LEVELS, recording
 
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 

@@ -7,8 +7,9 @@ from scipy.ndimage import gaussian_filter
 from flowreg_gpu import Options, cpu, estimate_flow
 from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.preprocessing import channel_weights
+from flowreg_gpu.synthetic import end_point_error
 from tests import tolerances
-from tests.movies import constant_flow, end_point_error, frame_pair, grain_pair, smooth_flow, to_planes
+from tests.movies import constant_flow, frame_pair, grain_pair, smooth_flow, to_planes
 
 SIZE = (96, 112)
 MARGIN = 8

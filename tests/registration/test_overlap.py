@@ -19,8 +19,8 @@ from flowreg_gpu.options import Options
 from flowreg_gpu.registration import overlap
 from flowreg_gpu.registration.loop import Registration
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
+from tests.movies import recording
 from tests.programs import LIMIT, run_program
-from tests.recordings import recording
 
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 SMALL = {"height": 26, "width": 31}
@@ -612,7 +612,7 @@ if __name__ == "__main__":
 
 
 @needs_posix
-def test_interrupted_program(movie_file, tmp_path):
+def test_interrupted_program(compiled, movie_file, tmp_path):
     _, movie = movie_file
     tifffile.imwrite(tmp_path / "ref.tif", movie.truth)
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -19,8 +19,9 @@ from flowreg_gpu.options import Options
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration
 from flowreg_gpu.registration.reference import default_frames, read_window
+from flowreg_gpu.synthetic import end_point_error
 from flowreg_gpu.workers.pool import default_workers
-from tests.recordings import end_point_error, recording
+from tests.movies import EDGE, recording
 
 h5py = pytest.importorskip("h5py")
 
@@ -78,7 +79,7 @@ def test_known_motion(channels, dtype):
     assert flow.shape == (8, 48, 56, 2)
     assert flow.dtype == np.float32
     # motion 1.3 px; measured 0.11 px with one channel, 0.06 with two, 0.05 with three
-    assert end_point_error(flow, movie.flow) < (0.13 if (channels or 1) == 1 else 0.08)
+    assert end_point_error(flow, movie.flow, EDGE) < (0.13 if (channels or 1) == 1 else 0.08)
     columns = (slice(None), slice(6, -6), slice(6, -6))
     before, after = (np.abs(item.astype(float) - movie.truth)[columns].mean() for item in (movie.frames, registered))
     assert after < 0.13 * before
@@ -174,8 +175,8 @@ def test_separate_normalization():
     _, flow = fg.register(*scaled, **options)
     _, expected = fg.register(movie.frames, movie.truth, **options)
     assert np.abs(flow - expected).max() < 1e-3
-    assert end_point_error(flow, movie.flow) < 0.08
-    assert end_point_error(fg.register(*scaled, "sequential")[1], movie.flow) > 0.08
+    assert end_point_error(flow, movie.flow, EDGE) < 0.08
+    assert end_point_error(fg.register(*scaled, "sequential")[1], movie.flow, EDGE) > 0.08
 
 
 def test_windows_at_the_ends_of_a_recording():
@@ -466,7 +467,7 @@ def test_a_pixel_beyond_arithmetic_spoils_no_other_frame():
         _, flow = fg.register(movie.frames, movie.truth, "sequential", **options)
     assert np.isfinite(flow).all()
     others = [0, 1, 3, 4, 5]
-    assert end_point_error(flow[others], movie.flow[others]) < 0.5
+    assert end_point_error(flow[others], movie.flow[others], EDGE) < 0.5
 
 
 # Refusals, all before any work
@@ -670,7 +671,7 @@ def test_estimate_flow_and_warp():
     flow = fg.estimate_flow(fixed, moving)
     assert flow.shape == (48, 56, 2)
     assert flow.dtype == np.float32
-    assert end_point_error(flow, movie.flow[2]) < 0.15
+    assert end_point_error(flow, movie.flow[2], EDGE) < 0.15
     assert not fg.estimate_flow(fixed, fixed).any()
     before, after = (np.abs(image - fixed)[6:-6, 6:-6].mean() for image in (moving, fg.warp(moving, flow, fixed)))
     assert after < 0.15 * before

@@ -10,7 +10,7 @@ import flowreg_gpu as fg
 from flowreg_gpu.cli.main import main
 from flowreg_gpu.registration.verification import Verification, spread_frames
 from tests.emulation import EmulatedDevice
-from tests.recordings import recording
+from tests.movies import recording
 
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 
