@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import errno
 import os
-import secrets
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -215,143 +211,6 @@ class FrameWriter(abc.ABC):
                 self.close()
         finally:
             self.abort()
-
-
-def partial_name(path: PathLike) -> str:
-    """Where the finished frames of a run that failed are kept: ``.partial`` before the extension."""
-    stem, extension = os.path.splitext(os.path.abspath(path))
-    return f"{stem}.partial{extension}"
-
-
-def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
-    """Raise if `path` cannot take an output, before any work is done.
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder does not exist.
-    PermissionError
-        The folder takes no new file.
-    IsADirectoryError
-        `path` is a folder.
-    ValueError
-        `path` is one of `inputs`, directly or through a link.
-    """
-    for source in inputs:
-        same_name = os.path.realpath(source) == os.path.realpath(path)
-        if same_name or (os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path)):
-            raise ValueError(f"output {os.fspath(path)!r} is the input {os.fspath(source)!r}; choose another name")
-    PendingFile(path).discard()
-
-
-class PendingFile:
-    """A file that appears under its name only when it is complete.
-
-    Until then it is a hidden file with a random suffix in the same folder, so that the final rename stays within one
-    file system and replaces an older output in one step.
-
-    Parameters
-    ----------
-    path : str or path-like
-        Final name.
-    n_bytes : int
-        Size the file will have, compared with the free space of the disk.
-
-    Raises
-    ------
-    FileNotFoundError, PermissionError, IsADirectoryError
-        The folder does not exist, takes no new file, or `path` is a folder.
-    OSError
-        ``errno.ENOSPC``: the file would not fit.
-    """
-
-    def __init__(self, path: PathLike, n_bytes: int = 0) -> None:
-        self.final_path = os.path.abspath(path)
-        folder, name = os.path.split(self.final_path)
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(errno.ENOENT, "the folder of the output does not exist", folder)
-        if os.path.isdir(self.final_path):
-            raise IsADirectoryError(errno.EISDIR, "the output is a folder, expected a file name", self.final_path)
-        free = shutil.disk_usage(folder).free
-        if n_bytes > free:
-            problem = f"the output needs {n_bytes} bytes, the disk has {free} bytes free"
-            raise OSError(errno.ENOSPC, problem, self.final_path)
-        # 180 characters keep the hidden name within the 255 bytes most file systems allow.
-        self.path = os.path.join(folder, f".{name[:180]}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        # Access bits say nothing to root and on network disks: only creating the file tells.
-        try:
-            with open(self.path, "xb"):
-                pass
-        except PermissionError:
-            raise PermissionError(errno.EACCES, "the folder of the output takes no new file", folder) from None
-
-    def commit(self) -> None:
-        """Rename to the final name, replacing an older file."""
-        os.replace(self.path, self.final_path)
-
-    def discard(self) -> None:
-        """Remove the file if it is still there."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
-
-class ReservedFileWriter(FrameWriter):
-    """A writer whose file is laid out before the first frame comes; frames are then written to their places.
-
-    The library of the format only makes the layout. Pixels go by ordinary system calls, so that a full disk is an
-    OSError that belongs to the frames that caused it: mapped files end the process instead, and HDF5, which writes
-    late, crashes the interpreter on exit.
-    """
-
-    threaded = True
-    _pending: PendingFile
-    _file: BinaryIO
-
-    @contextlib.contextmanager
-    def _reserve(self, path: PathLike, n_bytes: int) -> Iterator[None]:
-        """Make the pending file; the block lays it out, then it is opened for the frames."""
-        self._pending = PendingFile(path, n_bytes)
-        try:
-            yield
-            self._file = open(self._pending.path, "r+b", buffering=0)  # noqa: SIM115 (closed by close or abort)
-        except BaseException:
-            self._pending.discard()
-            raise
-
-    def _write_bytes(self, offset: int, slab: NDArray[Any]) -> None:
-        """Write a C-contiguous array at an offset of the file."""
-        self._file.seek(offset)
-        remaining = slab.reshape(-1).view(np.uint8).data
-        # A system call writes at most 2 GiB.
-        while remaining:
-            remaining = remaining[self._file.write(remaining) :]
-
-    def keep_partial(self) -> list[str]:
-        """Give up, but keep the frames written so far, the others are zero; see `FrameWriter.keep_partial`."""
-        if not self._open or not self.n_written:
-            return super().keep_partial()
-        self._open = False
-        self._close_file()
-        path = partial_name(self._pending.final_path)
-        try:
-            os.replace(self._pending.path, path)
-        except OSError:
-            self._pending.discard()
-            return []
-        return [path]
-
-    def _commit(self) -> None:
-        self._file.close()
-        self._pending.commit()
-
-    def _discard(self) -> None:
-        self._close_file()
-        self._pending.discard()
-
-    def _close_file(self) -> None:
-        # Some file systems report a full disk on closing, which by now changes nothing.
-        with contextlib.suppress(OSError):
-            self._file.close()
 
 
 def keep_partials(writers: Sequence[FrameWriter]) -> None:

@@ -13,8 +13,7 @@ from scipy import ndimage
 
 import flowreg_gpu as fg
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.io import ArrayReader, TiffReader
-from flowreg_gpu.io.base import ReservedFileWriter
+from flowreg_gpu.io import ArrayReader, ReservedFileWriter, TiffReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration
