@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[2]
+FOLDERS = ("benchmarks", "examples", "findings", "kernels")
 PAGES = sorted(
     [
         *REPOSITORY.glob("*.md"),
         *REPOSITORY.glob("docs/**/*.md"),
-        REPOSITORY / "examples" / "README.md",
-        REPOSITORY / "kernels" / "README.md",
+        *(REPOSITORY / folder / "README.md" for folder in FOLDERS),
     ]
 )
 
