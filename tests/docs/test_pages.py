@@ -155,10 +155,10 @@ def test_links(page):
 
 @every_page
 def test_paths_in_the_text_exist(page):
-    """Files and folders that a page names in `code`, from the root of the repository."""
-    text = page.read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:tests|benchmarks|docs|examples|kernels|flowreg_gpu)/[\w./-]*)`", text):
-        assert (REPOSITORY / path).exists(), path
+    """Files and folders that a page names in `code`: from the root of the repository, the package, or beside it."""
+    roots = (REPOSITORY, REPOSITORY / "flowreg_gpu", page.parent)
+    for path in re.findall(r"`((?:[A-Za-z]\w+/)+[\w.-]*)`", page.read_text(encoding="utf-8")):
+        assert any((root / path).exists() for root in roots), path
 
 
 def test_pages_and_code_are_found(tmp_path):
