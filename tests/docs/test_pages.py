@@ -77,7 +77,7 @@ def run_commands(block):
             with pytest.raises(SystemExit, match="0"):
                 main(arguments)
         else:
-            assert main([*arguments, *["--no-progress"] * (arguments[0] == "register")]) == 0
+            assert main(arguments) == 0
 
 
 def write_options(block):
@@ -190,6 +190,13 @@ def test_every_option_is_in_the_table():
 def test_statistics_are_in_the_table():
     text = (REPOSITORY / "docs" / "quality-control.md").read_text(encoding="utf-8")
     assert set(STATISTICS) - {"constant", "diverged"} <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_public_names_are_in_the_reference():
+    parts = (REPOSITORY / "docs" / "api").glob("*.rst")
+    text = "".join(part.read_text(encoding="utf-8") for part in parts)
+    documented = set(re.findall(r"^\.\. auto(?:class|function):: flowreg_gpu\.(\w+)$", text, flags=re.M))
+    assert documented == set(flowreg_gpu.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize(
