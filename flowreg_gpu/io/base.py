@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from flowreg_gpu.options import FRAME_DTYPES
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _Reader = TypeVar("_Reader", bound="FrameReader")
@@ -21,7 +24,8 @@ FLOW_CONVENTION = (
     "u = flow[..., 0] columns (x), v = flow[..., 1] rows (y); registered(y, x) = frame(y + v, x + u); pixels"
 )
 
-SUPPORTED_DTYPES = (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"), np.dtype("float32"))
+#: Types of frames in files: those that programs of microscopes write.
+SUPPORTED_DTYPES = tuple(dtype for dtype in FRAME_DTYPES if dtype.name not in ("int8", "float64"))
 
 
 def supported_dtype(
@@ -123,6 +127,9 @@ class FrameWriter(abc.ABC):
         self.dtype = np.dtype(dtype).newbyteorder("=")
         self.n_written = 0
         self._open = True
+        # A run that is interrupted gives its writers up while a thread may still write: the file must not be closed
+        # under that thread. Reentrant, for close() may abort.
+        self._lock = threading.RLock()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -145,16 +152,17 @@ class FrameWriter(abc.ABC):
         OSError
             The frames could not be stored, e.g. for want of disk space.
         """
-        if not self._open:
-            raise RuntimeError(f"frames cannot be written after close() or abort(), {self.n_written} were written")
         if frames.shape[1:] != self.shape[1:] or frames.ndim != 4:
             raise ValueError(f"frames have shape {frames.shape}, expected (n, {', '.join(map(str, self.shape[1:]))})")
         if frames.dtype.newbyteorder("=") != self.dtype:
             raise ValueError(f"frames have dtype {frames.dtype}, expected {self.dtype}")
-        if self.n_written + len(frames) > self.n_frames:
-            raise ValueError(f"{self.n_written} + {len(frames)} frames are more than the {self.n_frames} announced")
-        self._store(frames, self.n_written)
-        self.n_written += len(frames)
+        with self._lock:
+            if not self._open:
+                raise RuntimeError(f"frames cannot be written after close() or abort(), {self.n_written} were written")
+            if self.n_written + len(frames) > self.n_frames:
+                raise ValueError(f"{self.n_written} + {len(frames)} frames are more than the {self.n_frames} announced")
+            self._store(frames, self.n_written)
+            self.n_written += len(frames)
 
     def close(self) -> None:
         """Commit the recording; a second call does nothing.
@@ -166,26 +174,40 @@ class FrameWriter(abc.ABC):
         OSError
             The file could not be completed; it can still be kept, or aborted.
         """
-        if not self._open:
-            return
-        if self.n_written != self.n_frames:
-            self.abort()
-            raise RuntimeError(f"{self.n_written} frames were written, {self.n_frames} were announced")
-        self._commit()
-        self._open = False
+        with self._lock:
+            if not self._open:
+                return
+            if self.n_written != self.n_frames:
+                self.abort()
+                raise RuntimeError(f"{self.n_written} frames were written, {self.n_frames} were announced")
+            self._commit()
+            self._open = False
 
     def abort(self) -> None:
-        """Give up: leave nothing under the final name; a second call does nothing."""
-        if self._open:
-            self._open = False
-            self._discard()
+        """Give up: leave nothing under the final name; a second call does nothing.
+
+        It waits for frames that another thread is writing.
+        """
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._discard()
 
     def keep_partial(self) -> list[str]:
         """Give up, but keep the frames written so far in files with ``.partial`` before the extension; their names.
 
         None where there is nothing to keep, or it cannot be kept.
         """
-        self.abort()
+        with self._lock:
+            if not self._open or not self.n_written:
+                self.abort()
+                return []
+            self._open = False
+            return self._keep()
+
+    def _keep(self) -> list[str]:
+        """Keep the frames written so far, of which there are some, and return the names of their files."""
+        self._discard()
         return []
 
     @abc.abstractmethod

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Sequence
+from types import TracebackType
 
 from flowreg_gpu.io.base import PathLike
 
@@ -42,7 +43,7 @@ def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
 
 
 class PendingFile:
-    """A file that appears under its name only when it is complete.
+    """A file that appears under its name only when it is complete; as a context manager, when the block ends well.
 
     Until then it is a hidden file with a random suffix in the same folder, so that the final rename stays within one
     file system and replaces an older output in one step.
@@ -81,6 +82,18 @@ class PendingFile:
                 pass
         except PermissionError:
             raise PermissionError(errno.EACCES, "the folder of the output takes no new file", folder) from None
+
+    def __enter__(self) -> PendingFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.commit()
+        finally:
+            self.discard()
 
     def commit(self) -> None:
         """Rename to the final name, replacing an older file."""

@@ -47,11 +47,8 @@ class ReservedFileWriter(FrameWriter):
         while remaining:
             remaining = remaining[self._file.write(remaining) :]
 
-    def keep_partial(self) -> list[str]:
-        """Give up, but keep the frames written so far, the others are zero; see `FrameWriter.keep_partial`."""
-        if not self._open or not self.n_written:
-            return super().keep_partial()
-        self._open = False
+    def _keep(self) -> list[str]:
+        """Keep the frames written so far; the others are zero."""
         self._close_file()
         path = partial_name(self._pending.final_path)
         try:
