@@ -20,7 +20,7 @@ from flowreg_gpu.benchmark.rivals import BACKENDS
 from flowreg_gpu.benchmark.run import Settings
 from flowreg_gpu.cli.main import main
 from flowreg_gpu.executors import EXECUTORS
-from flowreg_gpu.io.base import ReservedFileWriter
+from flowreg_gpu.io import ReservedFileWriter
 
 REPOSITORY = Path(__file__).parents[2]
 
