@@ -15,7 +15,7 @@ from flowreg_gpu.cuda.solver import data_weight, is_robust
 from flowreg_gpu.model.plan import Descent, Level
 from flowreg_gpu.model.relaxation import Relaxation, edge_weights
 
-__all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "frame_bytes", "upload_levels"]
+__all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "upload_levels"]
 
 FILE = "descend.cu"
 EXPRESSIONS = tuple(f"descend<{term}, {channels}>" for term in TERMS.values() for channels in CHANNELS)
@@ -129,20 +129,6 @@ def descend(
         shared_mem=levels.shared_memory,
     )
     return out
-
-
-def frame_bytes(descent: Descent, channels: int, own_start: bool) -> int:
-    """Largest device memory that a frame takes, in bytes; `own_start` says that its start flow is its own."""
-    levels = _taken(descent)
-    if not levels:
-        return 0
-    first, last = levels[0], levels[-1]
-    floats = (2 + 6 * channels + 4) * last.height * last.width
-    if _bytes(last.height, last.width, 2 + 5) > SHARED_MEMORY:  # some GPUs have more
-        floats += 5 * last.height * _sorted_width(last.width)
-    if own_start:
-        floats += 2 * first.height * first.width
-    return 4 * floats
 
 
 def _taken(descent: Descent) -> tuple[Level, ...]:

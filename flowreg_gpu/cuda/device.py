@@ -30,6 +30,7 @@ __all__ = [
     "DeviceFacts",
     "DeviceMemoryError",
     "Event",
+    "Index",
     "Kernel",
     "Stream",
     "device_facts",
@@ -136,12 +137,12 @@ class Device(Protocol):
     def fft2(self, images: Buffer, inverse: bool = False) -> Buffer:
         """Two-dimensional Fourier transform of every image: (..., h, w) complex128, scaled by 1 / (h w) backwards."""
 
-    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
-        """Record what `work` queues instead of doing it: its result, and the function that queues all of it.
+    def capture_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Capture what `work` queues as a graph instead of doing it: its result, and the function that queues it.
 
         `work` launches kernels that have been launched before, copies from buffer to buffer, and nothing else. What it
-        allocates is kept for the recording alone, which uses the same memory every time: its result is that of the
-        latest replay.
+        allocates is kept for the captured graph alone, which uses the same memory every time: its result is that of
+        the latest replay.
         """
 
     def free_memory(self) -> int:
@@ -382,8 +383,8 @@ class CudaDevice:
             transformed: Buffer = transform(images, axes=(-2, -1))
         return transformed
 
-    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
-        """Record launches as a CUDA graph; see `Device`."""
+    def capture_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Capture launches as a CUDA graph; see `Device`."""
         usual, own = self._pool, self._cupy.cuda.MemoryPool(self._allocate_or_fail)
         own.set_limit(size=0)
         with self._working():
@@ -392,7 +393,7 @@ class CudaDevice:
         try:
             result = work()
         except BaseException:
-            with contextlib.suppress(*self._errors), self._device:  # of the recording that is broken off
+            with contextlib.suppress(*self._errors), self._device:  # of the capture that is broken off
                 self._compute.end_capture()
             self._retired.append(own)
             raise
@@ -405,7 +406,7 @@ class CudaDevice:
         return result, replay
 
     def _allocate_or_fail(self, nbytes: int) -> Any:
-        """Memory for the pool of a recording, which upon CuPy's error would free what the recording uses."""
+        """Memory for the pool of a captured graph, which upon CuPy's error would free what the graph uses."""
         cuda = self._cupy.cuda
         try:
             return cuda.MemoryPointer(cuda.Memory(nbytes), 0)

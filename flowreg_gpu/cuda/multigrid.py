@@ -11,7 +11,7 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
 
-__all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
+__all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles"]
 
 FILE = "multigrid.cu"
 EXPRESSIONS = (
@@ -76,11 +76,6 @@ def relax_in_cycles(
         if cycle < cycles:
             _relax_coarser(device, coarser, small, omega, scratch)
     return increments[0]
-
-
-def scratch_planes(height: int, width: int, channels: int, edge: Edge) -> float:
-    """Float32 planes of a level that it takes for every frame beside the result."""
-    return 2 * channels + 4 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
 
 
 def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:

@@ -18,7 +18,6 @@ __all__ = [
     "FILE",
     "data_weight",
     "is_robust",
-    "scratch_planes",
     "solve",
 ]
 
@@ -133,20 +132,6 @@ def solve(
     )
     ways = {"order": _relax_ordered, "strips": _relax_in_strips, "colours": _relax_by_colour}
     return ways[_way(height, width, tensor.shape[1], relaxation)](level)
-
-
-def scratch_planes(
-    height: int,
-    width: int,
-    channels: int,
-    alpha: tuple[float, float],
-    spacing: tuple[float, float],
-    relaxation: Relaxation,
-) -> float:
-    """Float32 planes that a solve takes for every frame beside its result."""
-    if relaxation.rule == "multigrid":
-        return multigrid.scratch_planes(height, width, channels, edge_weights(alpha, spacing))
-    return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + is_robust(relaxation)
 
 
 def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:

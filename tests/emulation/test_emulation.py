@@ -490,7 +490,7 @@ def test_graph(lazy):
         device.copy(once, twice)
         return once
 
-    result, replay = device.record_graph(work)
+    result, replay = device.capture_graph(work)
     assert sum(device.launches.values()) == 0
     assert device.live_bytes == 16 + 2 * 16
     for value in (1, 5):
@@ -512,12 +512,12 @@ def test_graph(lazy):
         lambda device: device.to_host(device.empty((1,), np.float32)),
         lambda device: device.copy(device.empty((1,), np.float32), np.zeros(1, np.float32)),
         lambda device: device.fft2(device.empty((2, 2), np.complex128)),
-        lambda device: device.record_graph(lambda: None),
+        lambda device: device.capture_graph(lambda: None),
     ],
 )
-def test_what_cannot_be_recorded(device, work):
-    with pytest.raises(EmulationError, match="record"):
-        device.record_graph(lambda: work(device))
+def test_what_cannot_be_captured(device, work):
+    with pytest.raises(EmulationError, match="captur"):
+        device.capture_graph(lambda: work(device))
     device.synchronize()
 
 
