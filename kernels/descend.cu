@@ -84,7 +84,7 @@ __device__ __forceinline__ void relax_level(const Level& level,
 // has, for every frame, 6 CHANNELS + 4 planes of the largest level, and five more in sorted rows where a level is not
 // in_shared.
 template <typename Term, int CHANNELS>
-__global__ void __launch_bounds__(512, 1)
+__global__ void __launch_bounds__(GROUP_THREADS, 1)
     descend(const float* __restrict__ moving,          // pyramid
             const float* __restrict__ reference,       // pyramid of one frame
             const float* __restrict__ weight,          // likewise

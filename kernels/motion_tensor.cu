@@ -4,7 +4,7 @@
 // Launch: blocks of 256 threads, blockIdx = tile (x, y) and frame; shared memory for 3 floats a pixel of the tile with its
 // halo. `scale` turns full-resolution pixels into those of the level.
 template <typename Term>
-__global__ void __launch_bounds__(256, Term::BLOCKS)
+__global__ void __launch_bounds__(LINE_THREADS, Term::BLOCKS)
     linearize(const float* __restrict__ moving,     // (frames, channels, height, width)
               const float* __restrict__ reference,  // (frames or 1, channels, height, width)
               const float* __restrict__ flow,       // (frames or 1, 2, height, width)
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(256, Term::BLOCKS)
 // memory: 2 floats a pixel of the tile with its halo, and behind them one more, or 2 a pixel of its rows in those columns,
 // whichever is more.
 template <typename Term>
-__global__ void __launch_bounds__(256, Term::BLOCKS)
+__global__ void __launch_bounds__(LINE_THREADS, Term::BLOCKS)
     upsample_and_linearize(const float* __restrict__ moving,         // (frames, channels, height, width)
                            const float* __restrict__ reference,      // (frames or 1, channels, height, width)
                            const float* __restrict__ flow,           // (frames or 1, 2, above_height, above_width)

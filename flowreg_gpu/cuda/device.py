@@ -22,6 +22,7 @@ from flowreg_gpu.cuda.source import kernel_source
 
 __all__ = [
     "COMPILER_OPTIONS",
+    "DEFAULT_SHARED_MEMORY",
     "OLDEST_CAPABILITY",
     "Buffer",
     "CudaDevice",
@@ -44,7 +45,9 @@ OLDEST_CAPABILITY = (7, 5)
 #: relaxation amplifies every difference (the rule sor on real frames to 0.01 px, benchmarks/ATTEMPTS.md).
 COMPILER_OPTIONS = ("-std=c++17", "--fmad=false")
 
-_FREELY_SHARED = 48 * 1024  # bytes of shared memory per block that every kernel may have
+#: Bytes of shared memory that a block may have on every GPU without opting in to more.
+DEFAULT_SHARED_MEMORY = 48 * 1024
+
 _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUFFT_ALLOC_FAILED")  # so errors begin
 
 Stream = Any  # what Device.stream returns; None names the compute stream
@@ -353,7 +356,7 @@ class CudaDevice:
         """The function that launches a RawKernel; it refers to no `self`, which would keep the memory alive."""
         function, device, compute, errors = raw.kernel, self._device, self._compute, self._errors
         where = f"{self.name}, kernel {expression}"
-        granted = _FREELY_SHARED
+        granted = DEFAULT_SHARED_MEMORY
 
         def launch(
             grid: Sequence[int],

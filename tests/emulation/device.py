@@ -272,7 +272,7 @@ class EmulatedDevice:
         ) -> None:
             kernel.check(grid, block, args, shared_mem)
             buffers = [argument for argument in args if isinstance(argument, Buffer)]
-            borrowed = [argument.borrowed() if isinstance(argument, Buffer) else argument for argument in args]
+            borrowed = [argument.borrowed() if isinstance(argument, Buffer) else argument.copy() for argument in args]
             call = functools.partial(self._run, kernel, tuple(grid), tuple(block), borrowed, shared_mem)
             if not self._captured(stream, functools.partial(self._launch, (file, expression), call)):
                 self._launch((file, expression), call, stream, buffers)

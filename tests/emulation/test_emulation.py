@@ -302,6 +302,33 @@ def test_argument_of_another_type_is_an_error(device, number, argument, given):
     assert str(error.value).endswith(expected)
 
 
+STRUCT = """
+struct Pair { int first; long long second; };
+__global__ void add(const Pair pair, long long* out) { out[0] = pair.first + pair.second; }
+"""
+PAIR = np.dtype([("first", np.int32), ("second", np.int64)], align=True)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_struct_is_passed_by_value(lazy):
+    """As it is when the launch is asked for."""
+    device = EmulatedDevice(lazy=lazy)
+    pair, out = np.array((3, 2**40), PAIR), device.empty((1,), np.int64)
+    device.kernel_from_text(STRUCT, "add")((1,), (1,), (pair, out))
+    pair["first"] = 0
+    assert device.to_host(out)[0] == 2**40 + 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.zeros((1,), PAIR), np.zeros((), PAIR)[()], np.zeros((), [("one", np.int32)]), np.zeros((), "V16"), np.int64(1)],
+    ids=["an array", "a scalar", "another size", "no fields", "a number"],
+)
+def test_what_is_no_struct_is_an_error(device, given):
+    with pytest.raises(EmulationError, match=r"<text> add: argument 0 is a NumPy .*, expected a struct of 16 bytes"):
+        device.kernel_from_text(STRUCT, "add")((1,), (1,), (given, device.empty((1,), np.int64)))
+
+
 def test_buffer_of_another_dtype_is_an_error(device):
     args = (device.empty((4,), np.float64), np.int32(4), device.empty((4,), np.float32))
     with pytest.raises(EmulationError, match=r"argument 0 is a Buffer of float64 \(4,\), expected a Buffer of float32"):

@@ -15,7 +15,7 @@ import tifffile
 import flowreg_gpu as fg
 from flowreg_gpu.benchmark.schedule import LaunchLog
 from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
-from flowreg_gpu.cuda.launch import SHARED_MEMORY
+from flowreg_gpu.cuda.launch import OPT_IN_SHARED_MEMORY
 from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.engine.batch import Batch, FlowMean
 from flowreg_gpu.engine.cuda_task import DeviceTask
@@ -245,17 +245,17 @@ def test_memory_per_frame(height, width, channels, dtype, options):
     peaks = []
     for count in (4, 8):
         executor = emulated(count)
-        executor._device.shared_memory = SHARED_MEMORY  # so that coefficients lie in device memory
+        executor._device.shared_memory = OPT_IN_SHARED_MEMORY  # so that coefficients lie in device memory
         with executor:
             executor.start_recording(job)
             frames = np.random.default_rng(1).random((4 * count, height, width, channels)) * 255
             executor.register_batch(Batch(frames.astype(dtype), np.zeros((2, height, width), np.float32)))
             peaks.append(executor._device.peak_bytes)
     measured = (peaks[1] - peaks[0]) / 4
-    paper = PaperDevice(SHARED_MEMORY, executor._device.multiprocessors)
+    paper = PaperDevice(OPT_IN_SHARED_MEMORY, executor._device.multiprocessors)
     assert frame_bytes(job, dtype, paper) == measured
     blank = blank_job(height, width, channels, options.replace(solver=job.options.solver))
-    assert frame_bytes(blank, dtype, PaperDevice(SHARED_MEMORY)) == measured
+    assert frame_bytes(blank, dtype, PaperDevice(OPT_IN_SHARED_MEMORY)) == measured
 
 
 @pytest.mark.parametrize("options", [{}, {"sigma": (1, 1, 1)}, {"cc_initialization": True}], ids=str)
