@@ -185,7 +185,8 @@ __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& f
   }
 }
 
-// The threads of a block, 32 x 16, share out the pixels of a region, a column each, and wait for each other at the end.
+// The threads of a block, 32 x 16, divide the pixels of a region among themselves, a column each, and wait for each other
+// at the end.
 template <typename Work>
 __device__ __forceinline__ void for_pixels(const Region& region, Work work) {
   for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {
@@ -272,13 +273,13 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2)
     relax_finest(const float* __restrict__ tensor,            // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,            // (CHANNELS, height, width)
                  const float* __restrict__ flow_laplacian,    // (frames or 1, 2, height, width)
-                 const float* __restrict__ share,             // (frames, CHANNELS, height, width), data_share in cycle - 1
+                 const float* __restrict__ data_weights,      // (frames, CHANNELS, height, width), data_weight in cycle - 1
                  const float* __restrict__ before,            // (frames, 2, height, width), after its way out
                  const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
                  int height, int width, int tile_height, float along, float across, float omega,
                  long long laplacian_stride, int cycle, int cycles, int refreshed,  // whether psi is made anew for `cycle`
                  float constant, float factor, float power,
-                 float* __restrict__ new_share,        // (frames, CHANNELS, height, width), written where psi changes
+                 float* __restrict__ new_data_weights,  // (frames, CHANNELS, height, width), written where psi changes
                  float* __restrict__ increment,        // (frames, 2, height, width), after the last sweep
                  float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
   const Grid grid = {height, width, {along, across}};
@@ -288,16 +289,16 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2)
   const Planes& now = tile.planes;
   tensor += (long long)blockIdx.z * CHANNELS * 6 * pixels;
   flow_laplacian += blockIdx.z * laplacian_stride;
-  share += (long long)blockIdx.z * CHANNELS * pixels;
-  new_share += (long long)blockIdx.z * CHANNELS * pixels;
-  const auto accumulate = [&](int margin, auto share_of) {
+  data_weights += (long long)blockIdx.z * CHANNELS * pixels;
+  new_data_weights += (long long)blockIdx.z * CHANNELS * pixels;
+  const auto accumulate = [&](int margin, auto weight_of) {
     for_pixels(tile.around(margin), [&](int x, int y) {
       const int here = y * width + x;
       System sum = {0.0f, 0.0f, 0.0f, flow_laplacian[here], flow_laplacian[pixels + here]};
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; ++channel) {
         const float* j = tensor + 6LL * channel * pixels + here;
-        add_channel(j, share_of(x, y, channel, j), pixels, sum);
+        add_channel(j, weight_of(x, y, channel, j), pixels, sum);
       }
       store_system(sum, now.system + now.index(x, y), now.plane);
     });
@@ -307,7 +308,9 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2)
   if (cycle > 0) {
     const Planes from = frame_planes(grid, nullptr, before);
     for_pixels(tile.around(halo), [&](int x, int y) { copy_increment(from, now, x, y); });
-    accumulate(halo - 1, [&](int x, int y, int channel, const float*) { return share[channel * pixels + y * width + x]; });
+    accumulate(halo - 1, [&](int x, int y, int channel, const float*) {
+      return data_weights[channel * pixels + y * width + x];
+    });
     correct(frame_planes(grid.coarser(), nullptr, coarse_increment), now, tile.around(halo));
     relax(now, tile.core, halo - CORRECTION_HALO, omega);
   } else {
@@ -321,8 +324,8 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2)
       accumulate(RESTRICTION_HALO - 1, [&](int x, int y, int channel, const float* j) {
         const int at = channel * pixels + y * width + x;
         const float* du = now.increment + now.index(x, y);
-        const float value = data_share(j, weight[at], pixels, du[0], du[now.plane], psi);
-        if (tile.core.contains(x, y)) new_share[at] = value;
+        const float value = data_weight(j, weight[at], pixels, du[0], du[now.plane], psi);
+        if (tile.core.contains(x, y)) new_data_weights[at] = value;
         return value;
       });
     }

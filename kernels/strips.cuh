@@ -200,10 +200,10 @@ struct Columns {
   __device__ __forceinline__ void load(bool is_top, bool is_bottom) {
     if (!is_loaded[0]) return;
     const auto read = [&](const float* from, int i) { return i == 0 || is_loaded[i] ? from[32 * i] : 0.0f; };
-    const float *j = tensor, *share = weight;
+    const float *j = tensor, *channel_weight = weight;
 #pragma unroll
     for (int k = 0; k < 7 * CHANNELS; ++k) {
-      const float*& from = k % 7 < 6 ? j : share;
+      const float*& from = k % 7 < 6 ? j : channel_weight;
 #pragma unroll
       for (int i = 0; i < COLUMNS; ++i) pixel[i].fixed[k] = read(from, i);
       from += plane;

@@ -38,7 +38,7 @@ from flowreg_gpu.cpu.relaxation import (
     update,
     weighted_sum,
 )
-from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_weight
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
 __all__ = ["solve"]
 
@@ -64,7 +64,7 @@ def solve(
     relaxation : Relaxation
     """
     psi_data, psi_smooth = (
-        _single(robust_weight(exponent, relaxation.beta)) for exponent in (relaxation.a_data, relaxation.a_smooth)
+        robust_coefficients(exponent, relaxation.beta) for exponent in (relaxation.a_data, relaxation.a_smooth)
     )
     omega, ordered = np.float32(relaxation.omega), relaxation.rule == "sor"
     edges = edge_weights(alpha, spacing)
@@ -96,10 +96,6 @@ def solve(
     )
     inner = increment[:, :, 1:-1]
     return np.ascontiguousarray(inner.swapaxes(-1, -2) if ordered else inner)
-
-
-def _single(psi: tuple[float, float, float]) -> tuple[np.float32, ...]:
-    return tuple(map(np.float32, psi))
 
 
 @compiled

@@ -12,10 +12,10 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import CHANNELS, GROUP, OPT_IN_SHARED_MEMORY, frame_stride, upload
 from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
 from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
-from flowreg_gpu.cuda.solver import data_weight, is_robust
+from flowreg_gpu.cuda.solver import is_robust
 from flowreg_gpu.cuda.structs import filled, struct
 from flowreg_gpu.model.plan import Descent, Level
-from flowreg_gpu.model.relaxation import Relaxation, edge_weights
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
 __all__ = ["EXPRESSIONS", "FILE", "STRUCTS", "Levels", "descend", "upload_levels"]
 
@@ -24,7 +24,7 @@ EXPRESSIONS = tuple(f"descend<{term}, {channels}>" for term in TERMS.values() fo
 
 _INTEGERS = (
     *("height", "width", "first_pixel"),
-    *("above_height", "above_width", "row_taps", "first_row_tap", "column_taps", "first_column_tap"),
+    *("coarser_height", "coarser_width", "row_taps", "first_row_tap", "column_taps", "first_column_tap"),
     *("tensor_rows", "median_rows", "smoothed", "sum_first", "in_shared", "sweeps", "lag"),
 )
 _FLOATS = ("scale_x", "scale_y", "cx", "cy", "c1", "c2", "c3", "along", "across", "omega")
@@ -53,13 +53,13 @@ def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Le
         return None
     shared_memory = max(_block_bytes(device, level.height, level.width) for level in levels)
     described: list[NDArray[Any]] = []
-    above = 0, 0
+    coarser = 0, 0
     pixels = row_taps = column_taps = 0  # before this level
     for level, relaxation in zip(levels, descent.relaxations, strict=False):
         height, width = level.height, level.width
-        by_rows, by_columns = (table.index for table in level.from_above)
+        by_rows, by_columns = (table.index for table in level.from_coarser)
         upsampled = bool(described)  # the flow comes in the size of the first level
-        tensor_rows, median_rows = _tile_rows(height, width, above[1], halo, shared_memory)
+        tensor_rows, median_rows = _tile_rows(height, width, coarser[1], halo, shared_memory)
         along, across = edge_weights(level.alpha, level.spacing)
         cx, cy, c1, c2, c3 = factors(*level.spacing, descent.const_assumption)
         described.append(
@@ -68,8 +68,8 @@ def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Le
                 height=height,
                 width=width,
                 first_pixel=-1 if (height, width) == full else pixels,
-                above_height=above[0],
-                above_width=above[1],
+                coarser_height=coarser[0],
+                coarser_width=coarser[1],
                 row_taps=by_rows.shape[1] * upsampled,
                 first_row_tap=row_taps,
                 column_taps=by_columns.shape[1] * upsampled,
@@ -93,14 +93,14 @@ def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Le
                 omega=relaxation.omega,
             )
         )
-        above, pixels = (height, width), pixels + height * width
+        coarser, pixels = (height, width), pixels + height * width
         row_taps, column_taps = row_taps + by_rows.size, column_taps + by_columns.size
     return Levels(
         len(levels),
-        above,
+        coarser,
         shared_memory,
         upload(device, np.stack(described).view(np.int32)),
-        upload_taps(device, [level.from_above for level in levels]),
+        upload_taps(device, [level.from_coarser for level in levels]),
     )
 
 
@@ -130,6 +130,7 @@ def descend(
         Of the last of the levels.
     """
     frames, channels = moving.planes.shape[:2]
+    relaxation = descent.relaxations[0]  # which has the psi of all
     height, width = levels.size
     apart = 0 if _in_shared(device, height, width) else 5 * height * _sorted_width(width)
     scratch = device.empty((frames, (6 * channels + 4) * height * width + apart), np.float32)
@@ -148,7 +149,7 @@ def descend(
             np.int32(height * width),
             np.int64(frame_stride(flow)),
             np.int64(frame_stride(scratch)),
-            *data_weight(descent.relaxations[0]),
+            *robust_coefficients(relaxation.a_data, relaxation.beta),
             scratch,
             out,
         ),
@@ -194,8 +195,8 @@ def _fits(height: int, width: int, relaxation: Relaxation, halo: int) -> bool:
     return min(_tile_rows(height, width, width, halo, OPT_IN_SHARED_MEMORY)) > 0
 
 
-def _tile_rows(height: int, width: int, above_width: int, halo: int, shared_memory: int) -> tuple[int, int]:
+def _tile_rows(height: int, width: int, coarser_width: int, halo: int, shared_memory: int) -> tuple[int, int]:
     """Rows that fit at a time when the tensor is formed, and when the median is taken; none are 0 or less."""
-    with_halo = shared_memory // (4 * (2 * width + max(width, 2 * above_width)))
+    with_halo = shared_memory // (4 * (2 * width + max(width, 2 * coarser_width)))
     median_rows = shared_memory // (4 * 5 * (width + 1 + 4))
     return height if with_halo >= height else with_halo - 2 * halo, min(median_rows, height)

@@ -10,7 +10,7 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, OPT_IN_SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.cuda.structs import SMOOTHNESS, struct
-from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
+from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_coefficients
 
 __all__ = ["EXPRESSIONS", "FILE", "SIZES", "STRUCTS", "relax_in_cycles"]
 
@@ -67,10 +67,10 @@ def relax_in_cycles(
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
     laplacian = _differentiate(device, flow, edge)
     # of one cycle and of the next, as tiles read what lies around them
-    shares, increments = (
+    data_weights, increments = (
         [device.empty((frames, count, height, width), np.float32) for _ in range(2)] for count in (channels, 2)
     )
-    psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
+    psi = robust_coefficients(relaxation.a_data, relaxation.beta)
     for cycle in range(cycles + 1):
         refreshed = (cycle + 1) % relaxation.lag == 0
         _relax(
@@ -78,14 +78,14 @@ def relax_in_cycles(
             f"relax_finest<{channels}>",
             finest,
             omega,
-            (tensor, weight, laplacian, shares[0], increments[0], coarser[0].increment),
+            (tensor, weight, laplacian, data_weights[0], increments[0], coarser[0].increment),
             (np.int64(frame_stride(laplacian)), *map(np.int32, (cycle, cycles, refreshed)), *psi),
-            (shares[1], increments[1], coarser[0].system),
+            (data_weights[1], increments[1], coarser[0].system),
             halo=CORRECTION_HALO * (cycle > 0) + RESTRICTION_HALO * (cycle < cycles),
         )
         increments.reverse()
         if refreshed or cycle == 0:
-            shares.reverse()
+            data_weights.reverse()
         if cycle < cycles:
             _relax_coarser(device, coarser, small, omega, scratch)
     return increments[0]

@@ -12,13 +12,12 @@ from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
 from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, GROUP, OPT_IN_SHARED_MEMORY, frame_stride, pixel_grid
 from flowreg_gpu.cuda.structs import PSI, SMOOTHNESS, filled, struct
-from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_weight
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
 __all__ = [
     "EXPRESSIONS",
     "FILE",
     "STRUCTS",
-    "data_weight",
     "is_robust",
     "solve",
 ]
@@ -141,8 +140,8 @@ def solve(
         (np.float32(0.5) / along, np.float32(0.5) / across),
         np.float32(relaxation.omega),
         relaxation,
-        data_weight(relaxation),
-        _single(robust_weight(relaxation.a_smooth, relaxation.beta)),
+        robust_coefficients(relaxation.a_data, relaxation.beta),
+        robust_coefficients(relaxation.a_smooth, relaxation.beta),
         ordered,
         is_robust(relaxation),
     )
@@ -163,16 +162,6 @@ def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
 def is_robust(relaxation: Relaxation) -> bool:
     """Whether the smoothness is."""
     return relaxation.a_smooth < 1 and relaxation.beta > 0
-
-
-def data_weight(relaxation: Relaxation) -> Psi:
-    """Psi of the data term, as the kernels take it."""
-    return _single(robust_weight(relaxation.a_data, relaxation.beta))
-
-
-def _single(psi: tuple[float, float, float]) -> Psi:
-    constant, factor, power = map(np.float32, psi)
-    return constant, factor, power
 
 
 # Rule block

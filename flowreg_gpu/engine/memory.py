@@ -15,13 +15,13 @@ from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights
 from flowreg_gpu.model.relaxation import settle_solver
 from flowreg_gpu.options import Options
 
-__all__ = ["LARGEST_BATCH", "MEMORY_SHARE", "blank_job", "device_batch", "frame_bytes"]
+__all__ = ["LARGEST_BATCH", "MEMORY_FRACTION", "blank_job", "device_batch", "frame_bytes"]
 
 #: Part of the free memory that the frames on the device may take. The rest is for what all frames share (reference and
 #: its pyramid, tables: some ten planes), for the work areas of cuFFT, for the gaps that a pool leaves between blocks of
 #: different sizes, and for other programs. Too small a part costs little, as the time per frame hardly depends on it;
 #: too large a one costs a batch that is begun again with half as many frames.
-MEMORY_SHARE = 0.6
+MEMORY_FRACTION = 0.6
 #: Frames beyond which the time of the launches, some 50 a batch, hardly counts. On GPUs with more multiprocessors a
 #: batch has a frame for each.
 LARGEST_BATCH = 128
@@ -32,7 +32,7 @@ _BATCHES = 3  # that follow each other: the first is plain, the second captured 
 
 def device_batch(free_memory: int, bytes_per_frame: int, multiprocessors: int) -> int:
     """Frames that the device takes at a time: one to each of its multiprocessors, or to some, or several to all."""
-    frames = max(1, min(int(MEMORY_SHARE * free_memory) // bytes_per_frame, max(LARGEST_BATCH, multiprocessors)))
+    frames = max(1, min(int(MEMORY_FRACTION * free_memory) // bytes_per_frame, max(LARGEST_BATCH, multiprocessors)))
     return max(frames // multiprocessors * multiprocessors, min(frames, multiprocessors))
 
 

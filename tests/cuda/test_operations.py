@@ -178,7 +178,7 @@ def test_linearize(device, const_assumption, height, width, channels):
 )
 @pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
 def test_linearize_about_a_resampled_flow(device, const_assumption, above, size, frames):
-    """From the level above, from one of the same size or width, and the start flow reduced to the coarsest level."""
+    """From the coarser level, from one of the same size or width, and the start flow reduced to the coarsest level."""
     images, tables = (planes(1, 2, *size), planes(2, 2, *size, seed=1)), resampling_tables(*above, *size)
     linearize_both(device, *images, flows(frames, *above), tables, SPACING, const_assumption)
 

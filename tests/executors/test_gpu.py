@@ -20,7 +20,7 @@ from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.engine.batch import Batch, FlowMean
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
-from flowreg_gpu.engine.memory import LARGEST_BATCH, MEMORY_SHARE, blank_job, device_batch, frame_bytes
+from flowreg_gpu.engine.memory import LARGEST_BATCH, MEMORY_FRACTION, blank_job, device_batch, frame_bytes
 from flowreg_gpu.io import ArrayReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.loop import Registration
@@ -364,7 +364,7 @@ def test_nothing_is_uploaded_with_a_batch(options):
 
 
 def test_batch_from_free_memory():
-    assert device_batch(10**9, 10**7, 132) == int(MEMORY_SHARE * 100)
+    assert device_batch(10**9, 10**7, 132) == int(MEMORY_FRACTION * 100)
     assert device_batch(10**6, 10**7, 132) == 1
     assert device_batch(10**12, 10**7, 132) == 132
     assert device_batch(10**12, 10**7, 40) == LARGEST_BATCH // 40 * 40
