@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import machine
+import measurement
 
-machine.use_one_core()
-machine.import_checkout()
+measurement.use_one_core()
+measurement.import_checkout()
 
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
+from pyflowreg_flow import sequential_executor  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
@@ -148,17 +149,12 @@ def registered(program: str, data: Frames, parameters: dict[str, Any]) -> tuple[
         parameters["weight"] = weights(parameters["weight"], data.reference.shape[:2])
     frames, reference = data.frames[..., :channels], data.reference[..., :channels]
     start = np.zeros((*reference.shape[:2], 2), np.float32)
-    keywords: dict[str, Any] = {}
     if program == "pyflowreg":
-        from pyflowreg.core.optical_flow import get_displacement, imregister_wrapper
-        from pyflowreg.motion_correction.parallelization.sequential import SequentialExecutor
-
-        executor: Any = SequentialExecutor(n_workers=1)
+        executor, keywords = sequential_executor()
         alpha = parameters["alpha"]
         parameters["alpha"] = alpha if isinstance(alpha, tuple) else (alpha, alpha)
-        keywords = {"get_displacement_func": get_displacement, "imregister_func": imregister_wrapper}
     else:
-        executor = fg.SequentialExecutor()
+        executor, keywords = fg.SequentialExecutor(), {}
         parameters["solver"] = program
     keywords["flow_params"] = parameters
 
@@ -253,7 +249,7 @@ def main() -> None:
     else:
         print(f"no upstream_flow.npz in {folder}: real frames left out")
     results["side_by_side"] = [row for data in data_sets(folder) for row in side_by_side(data)]
-    machine.save("compare_pyflowreg", results)
+    measurement.save("compare_pyflowreg", results)
 
 
 if __name__ == "__main__":

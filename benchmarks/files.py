@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import machine
+import measurement
 
-machine.import_checkout()
+measurement.import_checkout()
 
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
@@ -197,7 +197,7 @@ def main() -> None:
                     rows.append({"layout": layout, "files": where, "what": name, "frames": count, "seconds": seconds})
                     rate = count / seconds
                     print(f"{layout:11} {where:6} {name:34} {rate:7.0f} frames/s {rate * frame_bytes / 1e9:6.2f} GB/s")
-    machine.save("files", {"settings": {**vars(chosen), "folder": None}, "frame_bytes": frame_bytes, "rows": rows})
+    measurement.save("files", {"settings": {**vars(chosen), "folder": None}, "frame_bytes": frame_bytes, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Usage: python benchmarks/gpu.py [--out FOLDER] [--frames N] [--minutes M] [--mov
 From the root of a checkout; nothing needs to be installed but CuPy, numba, SciPy, tifffile and pytest. Sections:
 environment; launches and bytes counted without a GPU; `pytest -m gpu`; parity with the CPU (parity.py); bandwidths
 (the measured peak); time of every kernel (launches.py); frames per second from frames on the device, from array to
-array and from file to file, and their parts (throughput.py); pyflowreg on the same frames (rivals.py);
+array and from file to file, and their parts (throughput.py); pyflowreg on the same frames (backends.py);
 compute-sanitizer. A section that fails or for which there is no time says so, and the next one follows.
 
 Written: gpu.json after every section, and gpu.md. --dry-run goes the same way on the emulated device of the tests,
@@ -33,13 +33,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import machine
+import measurement
 import numpy as np
 
-machine.import_checkout()
+measurement.import_checkout()
 
+import backends  # noqa: E402
 import parity  # noqa: E402
-import rivals  # noqa: E402
 from launches import LaunchTimer, summarise  # noqa: E402
 from throughput import Bench, GpuClock, NoClock, Recording, Seconds, Setting, settings  # noqa: E402
 
@@ -155,7 +155,7 @@ def schedule(run: Run) -> Result:
         f"Counted, not measured: every launch moves each of its buffers once, batches of {KERNEL_FRAMES} frames. The "
         "last column is arithmetic with the data sheet of the H200.",
         "",
-        *machine.table(columns, cells),
+        *measurement.table(columns, cells),
     ]
     return {"rows": rows, "frames": KERNEL_FRAMES, "bytes_per_second": H200}, lines
 
@@ -179,7 +179,7 @@ def compare_with_cpu(run: Run) -> Result:
     last = parity.conclusion(rows, len(chosen))
     if movie is None:
         last += "; the movie is not there, synthetic frames only"
-    lines = [*machine.table(parity.COLUMNS, map(parity.cells, rows)), "", last]
+    lines = [*measurement.table(parity.COLUMNS, map(parity.cells, rows)), "", last]
     return {"rows": rows, "conclusion": last}, lines
 
 
@@ -234,7 +234,7 @@ def kernel_table(rows: list[dict[str, Any]], peak: float | None) -> list[str]:
     """Rows of `summarise`."""
     if "rate" not in rows[0]:
         cells = [[row["kernel"], str(row["launches"]), f"{row['bytes_per_frame'] / 1e6:.2f}"] for row in rows]
-        return machine.table(("kernel", "launches", "MB per frame"), cells)
+        return measurement.table(("kernel", "launches", "MB per frame"), cells)
     total = sum(row["seconds_per_frame"] for row in rows)
     cells = [
         [
@@ -249,7 +249,7 @@ def kernel_table(rows: list[dict[str, Any]], peak: float | None) -> list[str]:
         for row in rows
     ]
     columns = ("kernel", "launches", "ms/frame", "share", "GB/s", "GB/s, full size", "of the peak")
-    return machine.table(columns, [*cells, ["all", "", f"{1e3 * total:.4f}", "", "", "", ""]])
+    return measurement.table(columns, [*cells, ["all", "", f"{1e3 * total:.4f}", "", "", "", ""]])
 
 
 def end_to_end(run: Run) -> Result:
@@ -304,7 +304,7 @@ def end_to_end_table(rows: list[dict[str, Any]]) -> list[str]:
                 f"{row['peak_bytes'] / GIB:.2f}",
             ]
         )
-    return machine.table(columns, cells)
+    return measurement.table(columns, cells)
 
 
 def frames_per_second(seconds: Seconds) -> str:
@@ -323,7 +323,7 @@ def milliseconds(seconds: Seconds) -> str:
 def beside_rivals(run: Run) -> Result:
     """pyflowreg on the frames that ours registers."""
     each = 1.0 if run.emulated else 5.0
-    rows = list(rivals.compare(run.device, run.clock, run.recording(), each, run.left))
+    rows = list(backends.compare(run.device, run.clock, run.recording(), each, run.left))
     cells = []
     for row in rows:
         if "skipped" in row:
@@ -335,7 +335,7 @@ def beside_rivals(run: Run) -> Result:
     columns = ("program", "preset", "frames/s", "ours is faster by", "error, px", "frames")
     height, width, _ = run.sizes[0]
     lines = [f"{height}x{width}x1, preprocessed frames in memory, through `process_batch`", ""]
-    return {"rows": rows}, lines + machine.table(columns, cells)
+    return {"rows": rows}, lines + measurement.table(columns, cells)
 
 
 def sanitizer(run: Run) -> Result:
@@ -464,7 +464,7 @@ def save(
     """Write what there is by now, as JSON and as Markdown."""
     figures = {"machine": facts, "seconds": seconds, **results}
     path.with_suffix(".json").write_text(json.dumps(figures, indent=1, default=float) + "\n")
-    lines = [f"# {results['environment'].get('device', 'GPU')}", "", machine.one_line(facts), ""]
+    lines = [f"# {results['environment'].get('device', 'GPU')}", "", measurement.one_line(facts), ""]
     for name, text in texts.items():
         lines += [f"## {name}", "", *text, ""]
     path.with_suffix(".md").write_text("\n".join(lines))
@@ -498,7 +498,7 @@ def main() -> None:
         print(f"no usable GPU ({reason}): as with --dry-run")
     # a GPU that hangs, hangs the host in a call of CUDA's, which no exception ends
     faulthandler.dump_traceback_later(60 * chosen.minutes + 20, exit=True)
-    facts = machine.describe()
+    facts = measurement.describe()
     facts["commit"] = chosen.commit or facts["commit"]
     path = chosen.out / ("gpu_emulated" if emulated else "gpu")
     chosen.out.mkdir(parents=True, exist_ok=True)

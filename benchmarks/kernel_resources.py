@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    import machine
+    import measurement
 
-    machine.import_checkout()
+    measurement.import_checkout()
 
 import flowreg_gpu.cuda
 from flowreg_gpu.cuda.device import COMPILER_OPTIONS

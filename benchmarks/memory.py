@@ -15,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import machine
+import measurement
 import numpy as np
 import tifffile
 
-machine.import_checkout()
+measurement.import_checkout()
 
 from flowreg_gpu.benchmark.process import tree_bytes  # noqa: E402
 from flowreg_gpu.synthetic import make_movie  # noqa: E402
@@ -72,7 +72,7 @@ def main() -> None:
         "limit_bytes": LIMIT,
         "exit": process.returncode,
     }
-    machine.save("memory", figures)
+    measurement.save("memory", figures)
     sys.exit(process.returncode or int(peak >= LIMIT))
 
 

@@ -24,11 +24,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import machine
+import measurement
 import numpy as np
 import tifffile
 
-machine.import_checkout()
+measurement.import_checkout()
 
 import flowreg_gpu as fg  # noqa: E402
 from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError  # noqa: E402
@@ -236,7 +236,7 @@ def conclusion(rows: list[dict[str, Any]], expected: int) -> str:
 
 def save(path: Path, device: Device, rows: list[dict[str, Any]], last: str) -> None:
     """Write the JSON, and the table beside it."""
-    facts = machine.describe()
+    facts = measurement.describe()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps({"machine": facts, "device": device.name, "rows": rows, "conclusion": last}, indent=1) + "\n"
@@ -244,10 +244,10 @@ def save(path: Path, device: Device, rows: list[dict[str, Any]], last: str) -> N
     lines = [
         f"# GPU against CPU, {device.name}",
         "",
-        f"{machine.one_line(facts)}. Motion and differences of the flow in pixels; registered pixels: share that is "
-        "equal, largest difference in units of integers (floats: 1/4095 of the reference's range).",
+        f"{measurement.one_line(facts)}. Motion and differences of the flow in pixels; registered pixels: fraction "
+        "that is equal, largest difference in units of integers (floats: 1/4095 of the reference's range).",
         "",
-        *machine.table(COLUMNS, map(cells, rows)),
+        *measurement.table(COLUMNS, map(cells, rows)),
         "",
         last,
     ]

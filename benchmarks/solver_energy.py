@@ -18,10 +18,10 @@ import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import machine
+import measurement
 
-machine.use_one_core()
-machine.import_checkout()
+measurement.use_one_core()
+measurement.import_checkout()
 
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
@@ -218,7 +218,7 @@ def main() -> None:
                 f"{row['sweep-equivalents']:8.0f}{row['ms']:7.1f}",
                 flush=True,
             )
-    machine.save("solver_energy", {"rows": rows})
+    measurement.save("solver_energy", {"rows": rows})
 
 
 if __name__ == "__main__":

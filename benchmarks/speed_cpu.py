@@ -14,33 +14,28 @@ import os
 import time
 from typing import Any
 
-import machine
+import measurement
 
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 if __name__ == "__main__":  # not in the workers, which import this script again
-    machine.use_one_core()
-machine.import_checkout()
+    measurement.use_one_core()
+measurement.import_checkout()
 
 import numpy as np  # noqa: E402
-from scipy.ndimage import gaussian_filter  # noqa: E402
+from pyflowreg_flow import PARAMETERS, preprocessed, sequential_executor  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
 from flowreg_gpu.io import ArrayReader, ArrayWriter  # noqa: E402
+from flowreg_gpu.options import PRESETS  # noqa: E402
 from flowreg_gpu.registration.loop import Registration  # noqa: E402
 from flowreg_gpu.synthetic import end_point_error, make_movie  # noqa: E402
-
-PRESETS = {"quality": 0, "balanced": 4, "fast": 6}
 
 
 def inputs(frames: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Arguments of process_batch, and the true flow."""
     motion = make_movie(frames, 512, 512, seed=2)
     reference, batch = motion.reference[..., :1], motion.movie[..., :1]
-    low, high = reference.min(), reference.max()
-    processed, processed_reference = (
-        gaussian_filter((image - low) / (high - low + 1e-8), sigma).astype(np.float32)
-        for image, sigma in ((batch.astype(np.float32), (0, 1, 1, 0)), (reference, (1, 1, 0)))
-    )
+    processed, processed_reference = preprocessed(batch, reference)
     return (batch, processed, reference, processed_reference, np.zeros((512, 512, 2), np.float32)), motion.flow
 
 
@@ -57,14 +52,11 @@ def timed(executor: Any, arguments: tuple[np.ndarray, ...], truth: np.ndarray, *
 
 def upstream(arguments: tuple[np.ndarray, ...], truth: np.ndarray, flow_params: dict[str, Any]) -> dict[str, float]:
     """pyflowreg's sequential executor on the same frames."""
-    import cv2
-    from pyflowreg.core.optical_flow import get_displacement
-    from pyflowreg.core.warping import imregister_wrapper
-    from pyflowreg.motion_correction.parallelization.sequential import SequentialExecutor
+    executor, functions = sequential_executor()
+    import cv2  # pyflowreg's, loaded by now
 
     cv2.setNumThreads(1)
-    functions = {"get_displacement_func": get_displacement, "imregister_func": imregister_wrapper}
-    return timed(SequentialExecutor(), arguments, truth, flow_params=flow_params, **functions)
+    return timed(executor, arguments, truth, flow_params=flow_params, **functions)
 
 
 def recording_loop(cores: int) -> list[dict[str, Any]]:
@@ -101,8 +93,7 @@ def main() -> None:
     print(f"512x512x1, {frames} noisy frames, one core")
     print(f"{'preset':10}{'program':18}{'ms/frame':>10}{'frames/s':>10}{'ratio':>8}{'end-point error':>17}")
     for preset, min_level in PRESETS.items():
-        shared = {"alpha": (1.5, 1.5), "levels": 100, "min_level": min_level, "eta": 0.8, "iterations": 50}
-        shared |= {"update_lag": 5, "a_smooth": 1.0, "a_data": 0.45, "const_assumption": "gc"}
+        shared = {**PARAMETERS, "min_level": min_level}
         base = upstream(arguments, truth, {**shared, "weight": np.ones(1)})
         results = {
             "pyflowreg": base,
@@ -113,15 +104,15 @@ def main() -> None:
                 for solver in ("sor", "auto")
             },
         }
-        for name, figures in results.items():
-            ratio = base["ms"] / figures["ms"]
-            rows.append({"preset": preset, "program": name, "ratio": ratio, **figures})
-            print(f"{preset:10}{name:18}{figures['ms']:10.1f}{figures['fps']:10.2f}{ratio:8.1f}{figures['epe']:17.4f}")
+        for name, result in results.items():
+            ratio = base["ms"] / result["ms"]
+            rows.append({"preset": preset, "program": name, "ratio": ratio, **result})
+            print(f"{preset:10}{name:18}{result['ms']:10.1f}{result['fps']:10.2f}{ratio:8.1f}{result['epe']:17.4f}")
 
     if ALL_CORES:
         os.sched_setaffinity(0, ALL_CORES)
     rows += recording_loop(len(ALL_CORES) or os.cpu_count() or 1)
-    machine.save("speed_cpu", {"rows": rows})
+    measurement.save("speed_cpu", {"rows": rows})
 
 
 if __name__ == "__main__":

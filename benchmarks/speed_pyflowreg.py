@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import machine
+import measurement
 
-machine.import_checkout()
+measurement.import_checkout()
 
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
@@ -130,7 +130,7 @@ def main() -> None:
             print(f"{program.name:40} {seconds:8.1f} s {rate:8.2f} frames/s   error {error:.4f} {unit}", flush=True)
     print(f"{rows[0]['seconds'] / rows[1]['seconds']:.1f} times as fast")
     name = "speed_pyflowreg_files" if chosen.files else "speed_pyflowreg"
-    machine.save(name, {"settings": vars(chosen), "rows": rows})
+    measurement.save(name, {"settings": vars(chosen), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -15,23 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PRESETS", "Options", "check_size", "merge_options", "positive_integer"]
+__all__ = ["GNC_WARPING_STEPS", "PRESETS", "Options", "check_size", "merge_options", "positive_integer"]
 
 #: Finest pyramid level that each quality preset solves (0 is full resolution).
 PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
 SMALLEST_SIDE = 16
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "quality": tuple(PRESETS),
-    "const_assumption": ("gc", "gray", "cs"),
-    "solver": ("auto", "block", "multigrid", "sor"),
-    "channel_normalization": ("joint", "separate"),
-    "interpolation_method": ("cubic", "linear", "nearest"),
-}
+#: Warps per level and stage of the graduated non-convexity where `warping_steps` is None.
+GNC_WARPING_STEPS = 10
 
 _LONG_NAMES: Mapping[str, str] = {"gradient": "gc", "brightness": "gray", "census": "cs"}
 
 Weight = Sequence[float] | NDArray[np.floating[Any]] | None
+
+
+def _option(default: Any, description: str, *, choices: Sequence[str] = (), none: str = "") -> Any:
+    """A parameter, with what the command line says of it: a description, all choices, and what None stands for."""
+    return dataclasses.field(
+        default=default, metadata={"description": description, "choices": tuple(choices), "none": none}
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class Options:
     gnc_schedule : sequence of float or None
         Stages of graduated non-convexity, rising from 0 to 1. None solves the robust model directly.
     warping_steps : int or None
-        Warps per level within a stage of `gnc_schedule`; None means 10 there.
+        Warps per level within a stage of `gnc_schedule`; None means `GNC_WARPING_STEPS` there.
     sigma : (3,) or (C, 3) floats
         Standard deviations (rows, columns, time) of the Gaussian filter before the flow, pixels and frames.
     channel_normalization : {'joint', 'separate'}
@@ -102,35 +103,48 @@ class Options:
     6
     """
 
-    alpha: float | tuple[float, float] = 1.5
-    quality: str = "quality"
-    min_level: int | None = None
-    levels: int = 100
-    eta: float = 0.8
-    iterations: int = 50
-    update_lag: int = 5
-    a_smooth: float = 1.0
-    a_data: float = 0.45
-    const_assumption: str = "gc"
-    solver: str = "auto"
-    weight: Weight = None
-    gnc_schedule: tuple[float, ...] | None = None
-    warping_steps: int | None = None
-    sigma: Sequence[float] | Sequence[Sequence[float]] = (1.0, 1.0, 0.1)
-    channel_normalization: str = "joint"
-    interpolation_method: str = "cubic"
-    cc_initialization: bool = False
-    cc_hw: int | tuple[int, int] = 256
-    cc_up: int = 1
-    update_initialization_w: bool = True
-    buffer_size: int = 400
+    alpha: float | tuple[float, float] = _option(1.5, "weight of the smoothness, one number or X,Y")
+    quality: str = _option("quality", "finest level {}, {} or {}".format(*PRESETS.values()), choices=tuple(PRESETS))
+    min_level: int | None = _option(None, "finest pyramid level solved", none="from quality")
+    levels: int = _option(100, "largest number of pyramid levels")
+    eta: float = _option(0.8, "ratio of the sizes of neighbouring levels")
+    iterations: int = _option(50, "sweeps per level, solver sor")
+    update_lag: int = _option(5, "sweeps per refresh of the robust weights, solver sor")
+    a_smooth: float = _option(1.0, "exponent of the smoothness penalty")
+    a_data: float = _option(0.45, "exponent of the data penalty")
+    const_assumption: str = _option(
+        "gc", "constancy of gradient, brightness or census in the data term", choices=("gc", "gray", "cs")
+    )
+    solver: str = _option("auto", "how a level is relaxed", choices=("auto", "block", "multigrid", "sor"))
+    weight: Weight = _option(None, "weight of each channel, e.g. 0.7,0.3", none="all alike")  # noqa: RUF009 (a field)
+    gnc_schedule: tuple[float, ...] | None = _option(
+        None, "stages of graduated non-convexity, e.g. 0,0.5,1", none="none"
+    )
+    warping_steps: int | None = _option(None, "warps per level and stage of gnc_schedule", none=str(GNC_WARPING_STEPS))
+    sigma: Sequence[float] | Sequence[Sequence[float]] = _option(
+        (1.0, 1.0, 0.1), "Gaussian filter ROWS,COLUMNS,TIME; per channel with ; between"
+    )
+    channel_normalization: str = _option(
+        "joint", "one range of brightness for all channels, or one each", choices=("joint", "separate")
+    )
+    interpolation_method: str = _option(
+        "cubic", "interpolation of the registered frames", choices=("cubic", "linear", "nearest")
+    )
+    cc_initialization: bool = _option(False, "true: align frames rigidly first")
+    cc_hw: int | tuple[int, int] = _option(
+        256, "largest side of the images of that alignment, one number or ROWS,COLUMNS"
+    )
+    cc_up: int = _option(1, "sub-pixel factor of that alignment")
+    update_initialization_w: bool = _option(True, "false: every frame starts from the first start flow")
+    buffer_size: int = _option(400, "frames that share a start flow")
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-            self._set(name, allowed[allowed.index(value)])  # a plain str also where a member of an Enum was given
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), field.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(f"{field.name}={value!r} is not one of {', '.join(choices)}")
+            if choices:
+                self._set(field.name, choices[choices.index(value)])  # a plain str also for a member of an Enum
         for name in ("cc_initialization", "update_initialization_w"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name}={getattr(self, name)!r} is not True or False")

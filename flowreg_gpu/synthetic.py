@@ -1,22 +1,15 @@
-"""A two-channel movie whose motion is known, and its registration: the first thing to run after installing."""
+"""Movies whose motion is known, and how far a flow is from it."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
-from flowreg_gpu.executors import BaseExecutor
-from flowreg_gpu.registration.api import register_file
-from flowreg_gpu.registration.loop import StageProgress
 from flowreg_gpu.registration.pair import warp
-from flowreg_gpu.registration.summary import Summary
 
-__all__ = ["DemoResult", "KnownMotion", "end_point_error", "make_movie", "run_demo"]
+__all__ = ["KnownMotion", "end_point_error", "make_movie"]
 
 MARGIN = 24  # pixels rendered beyond each side of the frame, so that motion brings in true structure
 
@@ -27,17 +20,6 @@ class KnownMotion(NamedTuple):
     movie: NDArray[np.uint16]
     reference: NDArray[np.float32]
     flow: NDArray[np.float32]
-
-
-class DemoResult(NamedTuple):
-    """Files that the demo wrote, its summary, and end-point errors (pixels) without and with registration."""
-
-    movie: Path
-    registered: Path
-    true_flow: Path
-    summary: Summary
-    error_before: float
-    error_after: float
 
 
 def end_point_error(flow: NDArray[np.float32], truth: NDArray[np.float32], margin: int = 10) -> float:
@@ -109,28 +91,3 @@ def _tissue(rng: np.random.Generator, height: int, width: int) -> NDArray[np.flo
         line = across - offset - bend * np.sin(along / 25)
         fibres += rng.uniform(0.2, 0.8) * np.exp(-0.5 * (line / 1.6) ** 2)
     return np.stack([cells / cells.max(), fibres / fibres.max()], axis=-1)
-
-
-def run_demo(
-    folder: str | os.PathLike[str],
-    executor: str | BaseExecutor = "auto",
-    n_workers: int | None = None,
-    progress: StageProgress | None = None,
-) -> DemoResult:
-    """Write a movie with known motion into `folder`, register it from file to file, and measure the flow.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be made or written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    movie, reference, truth = make_movie()
-    files = [folder / name for name in ("demo.tif", "demo_registered.tif", "demo_flow.tif", "demo_true_flow.tif")]
-    source, registered, flow_file, true_file = files
-    tifffile.imwrite(source, movie.transpose(0, 3, 1, 2), imagej=True, metadata={"axes": "TCYX"})
-    tifffile.imwrite(true_file, truth, metadata={"axes": "TYXC"}, photometric="minisblack")
-    summary = register_file(source, registered, executor, reference, flow_file, n_workers=n_workers, progress=progress)
-    after = end_point_error(tifffile.imread(flow_file), truth)
-    return DemoResult(source, registered, true_file, summary, end_point_error(np.zeros_like(truth), truth), after)

@@ -17,7 +17,7 @@ from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.registration.start_flow import FIRST_FLOWS
 from flowreg_gpu.workers.pool import default_workers
 
-__all__ = ["BACKENDS", "ON_GPU", "Rival", "Unavailable"]
+__all__ = ["BACKENDS", "ON_GPU", "Rival", "Unavailable", "check_backend"]
 
 #: Rows, with pyflowreg's flow backend, its parameters, and its executor.
 BACKENDS: dict[str, tuple[str | None, dict[str, Any], str]] = {
@@ -30,6 +30,17 @@ ON_GPU = tuple(name for name, (backend, *_) in BACKENDS.items() if backend is no
 
 class Unavailable(Exception):
     """A rival that cannot run here; the message says why."""
+
+
+def check_backend(name: str, parameters: dict[str, Any]) -> None:
+    """Raise Unavailable where pyflowreg cannot compute a flow on a GPU by this backend."""
+    usable, reason = gpu_status()
+    if not usable:
+        raise Unavailable(reason)
+    if not part("core", "is_backend_available")(name):
+        raise Unavailable("pyflowreg does not offer it here: CuPy or PyTorch cannot be imported")
+    if "device" in parameters and not importlib.import_module("torch").cuda.is_available():
+        raise Unavailable("PyTorch sees no GPU")
 
 
 class Rival:
@@ -67,22 +78,13 @@ class Rival:
             self._open = part("util.io.factory", "get_video_file_reader")
             config = part("motion_correction.compensate_recording", "RegistrationConfig")
             if self._backend is not None:
-                self._check_backend(self._backend)
+                check_backend(self._backend, self._parameters)
         except ImportError as error:
             raise Unavailable(" ".join(str(error).split())) from error
         self.workers = (workers or default_workers()) if executor == "multiprocessing" else 1
         self._config = config(n_jobs=self.workers, parallelization=executor)
         self._reference, self._quality, self._folder = reference, quality, folder
         self.flow = np.zeros((kept, *reference.shape[:2], 2), np.float32)
-
-    def _check_backend(self, name: str) -> None:
-        usable, reason = gpu_status()
-        if not usable:
-            raise Unavailable(reason)
-        if not part("core", "is_backend_available")(name):
-            raise Unavailable("pyflowreg does not offer it here: CuPy or PyTorch cannot be imported")
-        if "device" in self._parameters and not importlib.import_module("torch").cuda.is_available():
-            raise Unavailable("PyTorch sees no GPU")
 
     def register(self, source: Path, count: int) -> int:
         """Register a recording of `count` frames; the number of frames that were registered, start flow included."""

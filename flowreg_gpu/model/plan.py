@@ -6,13 +6,11 @@ import dataclasses
 
 from flowreg_gpu.model.relaxation import Relaxation, choose_relaxation
 from flowreg_gpu.model.resampling import TapTable, cubic_table, resampling_tables
-from flowreg_gpu.options import Options
+from flowreg_gpu.options import GNC_WARPING_STEPS, Options
 
 __all__ = ["Descent", "Level", "Plan", "Tables", "plan_descents", "plan_levels"]
 
 Tables = tuple[TapTable, TapTable]  # along rows and columns
-
-GNC_WARPING_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -57,6 +58,29 @@ def test_register_equals_the_python_call(
     np.testing.assert_array_equal(tifffile.imread(flow_file), flow)
     statistics = np.load(tmp_path / "out_statistics.npz")
     np.testing.assert_allclose(statistics["mean_disp"], np.linalg.norm(flow, axis=-1).mean(axis=(1, 2)), rtol=1e-6)
+
+
+def test_help_of_the_options_is_that_of_their_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every parameter of Options, with its choices and its default; nothing is written a second time."""
+    with pytest.raises(SystemExit) as ended:
+        main(["register", "--help"])
+    assert ended.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(fg.Options):
+        assert field.metadata["description"] in told
+        for choice in field.metadata["choices"]:
+            assert choice in told
+    for default in ("(1.5)", "(quality)", "(from quality)", "(100)", "(1,1,0.1)", "(true)", "(false)", "(256)", "(10)"):
+        assert default in told
+
+
+def test_help_names_the_commands_and_loads_none_of_them() -> None:
+    script = "import sys; from flowreg_gpu.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    script += "sys.exit('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("register", "demo", "doctor", "benchmark"):
+        assert f"  {command}" in done.stdout
 
 
 def test_every_option_has_a_flag(recording: Path, tmp_path: Path) -> None:
@@ -253,7 +277,7 @@ def test_disk_full_while_writing(
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowreg_gpu import synthetic as demo
+    from flowreg_gpu.cli import demo
 
     make_movie = demo.make_movie
     monkeypatch.setattr(demo, "make_movie", lambda: make_movie(4, 64, 72))

@@ -436,18 +436,19 @@ def test_warnings_of_a_thread_reach_the_user(overlap):
 
 SCRIPT = """
 import os, signal, sys
-from flowreg_gpu.cli import main as cli
+from flowreg_gpu.cli import register
+from flowreg_gpu.cli.main import main
 
-class Bar(cli._ProgressBar):
+class Bar(register.ProgressBar):
     def __call__(self, stage, finished, total):
         if (stage, finished) == ("frames", 6):
             os.killpg(0, signal.SIGINT)  # as Ctrl-C does, to all processes
 
-cli._ProgressBar = Bar
+register.ProgressBar = Bar
 
 if __name__ == "__main__":
-    status = cli.main(["register", "in.tif", "out.tif", "--batch", "3", "--executor", "multiprocessing", "--workers",
-                       "1", "--reference", "ref.tif", "--alpha", "4", "--levels", "3", "--min-level", "1"])
+    status = main(["register", "in.tif", "out.tif", "--batch", "3", "--executor", "multiprocessing", "--workers",
+                   "1", "--reference", "ref.tif", "--alpha", "4", "--levels", "3", "--min-level", "1"])
     import threading
     print(os.getpid(), threading.active_count())
     sys.exit(status)

@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from pyflowreg_flow import PARAMETERS, preprocessed
 from throughput import GpuClock, NoClock, Recording, per_frame, spread
 
 import flowreg_gpu as fg
+from flowreg_gpu.benchmark.rivals import BACKENDS, ON_GPU, Unavailable, check_backend
 from flowreg_gpu.cuda.device import Device
 from flowreg_gpu.options import PRESETS
+from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.synthetic import end_point_error
 
-#: Name of pyflowreg's backend, arguments of its factory, and whether it needs a GPU.
-BACKENDS = (("flowreg_cuda", {}, True), ("flowreg_torch", {"device": "cuda"}, True), ("flowreg", {}, False))
 OURS_FRAMES = 96
-PARAMETERS = {"alpha": (1.5, 1.5), "levels": 100, "eta": 0.8, "iterations": 50, "update_lag": 5, "a_data": 0.45}
-PARAMETERS |= {"a_smooth": 1.0, "const_assumption": "gc"}
 
 
 class Frames(NamedTuple):
@@ -36,41 +34,27 @@ def prepare(recording: Recording) -> Frames:
     """Preprocess the frames whose flow is known; one channel."""
     count = len(recording.truth)
     raw, reference = recording.movie[:count, ..., :1], recording.reference[..., :1]
-    low, high = reference.min(), reference.max()
-    planes, reference_planes = (
-        gaussian_filter((image - low) / (high - low + 1e-8), sigma).astype(np.float32)
-        for image, sigma in ((raw.astype(np.float32), (0, 1, 1, 0)), (reference, (1, 1, 0)))
-    )
+    planes, reference_planes = preprocessed(raw, reference)
     return Frames(raw, planes, reference, reference_planes, recording.truth)
 
 
-def backend(name: str, arguments: dict[str, Any], needs_gpu: bool, has_gpu: bool) -> Callable[..., np.ndarray]:
-    """pyflowreg's flow function; RuntimeError with the reason where it cannot be used."""
-    try:
-        from pyflowreg.core import get_backend, is_backend_available
-    except ImportError as error:
-        raise RuntimeError(f"pyflowreg cannot be imported: {error}") from error
-    if needs_gpu and not has_gpu:
-        raise RuntimeError("needs a GPU")
-    if not is_backend_available(name):
-        raise RuntimeError("pyflowreg does not offer it: CuPy or PyTorch cannot be imported")
-    if "device" in arguments:
-        import torch
-
-        if not torch.cuda.is_available():
-            raise RuntimeError("PyTorch sees no GPU")
-    function: Callable[..., np.ndarray] = get_backend(name)(**arguments)
+def flow_function(backend: str | None, arguments: dict[str, Any], has_gpu: bool) -> Callable[..., np.ndarray]:
+    """pyflowreg's flow function, None being the one on the CPU; Unavailable where it cannot be used."""
+    if backend is not None and not has_gpu:
+        raise Unavailable("needs a GPU")
+    if backend is not None:
+        check_backend(backend, arguments)
+    function: Callable[..., np.ndarray] = part("core", "get_backend")(backend or "flowreg")(**arguments)
     return function
 
 
 def register(flow_of: Callable[..., np.ndarray], frames: Frames, index: int, min_level: int) -> np.ndarray:
-    """Flow of a frame, which is also warped, as pyflowreg's sequential executor does."""
-    from pyflowreg.core.warping import imregister_wrapper
-
+    """Flow of a frame, which is also warped, without the executor around them."""
     start = np.zeros((*frames.reference.shape[:2], 2))
     parameters = {**PARAMETERS, "min_level": min_level, "weight": np.ones(1)}
     flow = flow_of(frames.reference_planes, frames.planes[index], uv=start, **parameters).astype(np.float32)
-    imregister_wrapper(frames.raw[index], flow[..., 0], flow[..., 1], frames.reference, interpolation_method="cubic")
+    warp = part("core.warping", "imregister_wrapper")
+    warp(frames.raw[index], flow[..., 0], flow[..., 1], frames.reference, interpolation_method="cubic")
     return flow
 
 
@@ -118,13 +102,14 @@ def compare(
     for quality, min_level in PRESETS.items():
         ours = run_ours(device, clock, frames, min_level)
         yield {"quality": quality, "program": "ours", **ours}
-        for name, arguments, needs_gpu in BACKENDS:
-            row: dict[str, Any] = {"quality": quality, "program": f"pyflowreg {name}"}
+        for name in (*ON_GPU, "pyflowreg"):  # those first that only a GPU can run
+            backend, arguments, _ = BACKENDS[name]
+            row: dict[str, Any] = {"quality": quality, "program": f"pyflowreg {backend or 'flowreg'}"}
             if left() < 2 * seconds:
                 yield {**row, "skipped": "no time left"}
                 continue
             try:
-                rival = run_rival(backend(name, arguments, needs_gpu, timed), frames, min_level, seconds)
+                rival = run_rival(flow_function(backend, arguments, timed), frames, min_level, seconds)
             except Exception as error:  # a rival's fault, whatever it is, is a line of the table
                 yield {**row, "skipped": " ".join(str(error).split())}
                 continue

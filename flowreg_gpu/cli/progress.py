@@ -1,0 +1,45 @@
+"""Progress bars on a terminal's standard error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar:
+    """One bar per stage, with frames per second and the time left.
+
+    Parameters
+    ----------
+    enabled : bool
+        False shows none; else there is one where standard error is a terminal.
+    """
+
+    TITLES = {"reference": "building the reference", "start": "first start flow", "frames": "registering"}  # noqa: RUF012
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._stage = ""
+        self._bar: Any = None
+
+    def __call__(self, stage: str, finished: int, total: int) -> None:
+        """Show how many frames of a stage are finished."""
+        if stage != self._stage:
+            self._close()
+            self._stage = stage
+            disable = None if self._enabled else True  # None: only where standard error is a terminal
+            self._bar = tqdm(total=total, desc=self.TITLES[stage], unit="frame", disable=disable)
+        self._bar.update(finished - self._bar.n if not self._bar.disable else 0)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
