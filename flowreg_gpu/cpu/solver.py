@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from flowreg_gpu.cpu.block import relax_red_black
 from flowreg_gpu.cpu.multigrid import relax_in_cycles
 from flowreg_gpu.cpu.sor import relax_in_order
-from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_weight
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
 __all__ = ["solve"]
 
@@ -48,7 +48,7 @@ def solve(
     relaxation : Relaxation
     """
     psi_data, psi_smooth = (
-        _single(robust_weight(exponent, relaxation.beta)) for exponent in (relaxation.a_data, relaxation.a_smooth)
+        robust_coefficients(exponent, relaxation.beta) for exponent in (relaxation.a_data, relaxation.a_smooth)
     )
     omega, sweeps, lag = np.float32(relaxation.omega), relaxation.sweeps, relaxation.lag
     edges = edge_weights(alpha, spacing)
@@ -60,7 +60,3 @@ def solve(
     out = np.empty(flow.shape, np.float32)
     relax_red_black(tensor, weight, flow, *edges, omega, sweeps, lag, psi_data, out)
     return out
-
-
-def _single(psi: tuple[float, float, float]) -> tuple[np.float32, ...]:
-    return tuple(map(np.float32, psi))

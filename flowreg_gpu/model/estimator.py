@@ -160,7 +160,7 @@ class FlowEstimator:
             add: Callable[[Flow, Flow], Flow] = operations.add
             if level.smoothed:
                 add = operations.smoothed_sum if descent.graduated else operations.add_smoothed
-            tables: Tables | None = level.from_above
+            tables: Tables | None = level.from_coarser
             for _ in range(descent.linearizations):
                 flow, tensor = operations.linearize(
                     references[number], pyramid[number], flow, tables, level.spacing, descent.const_assumption

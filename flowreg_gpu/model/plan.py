@@ -1,9 +1,8 @@
-"""The pyramid of a frame size, and the ways down it: what the driver and the backends are told of every level."""
+"""The pyramid of a frame size, and the descents to its finest level: what driver and backends know of each level."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 from flowreg_gpu.model.relaxation import Relaxation, choose_relaxation
 from flowreg_gpu.model.resampling import TapTable, cubic_table, resampling_tables
@@ -14,11 +13,11 @@ __all__ = ["Descent", "Level", "Plan", "Tables", "plan_descents", "plan_levels"]
 Tables = tuple[TapTable, TapTable]  # along rows and columns
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Level:
     """One pyramid level: grid spacing and smoothness weight along x and y, and the tables that lead to it.
 
-    `from_full` resamples an image of full resolution, `from_above` the flow of the level solved before (or the start
+    `from_full` resamples an image of full resolution, `from_coarser` the flow of the level solved before (or the start
     flow at the coarsest level).
     """
 
@@ -27,7 +26,7 @@ class Level:
     spacing: tuple[float, float]
     alpha: tuple[float, float]
     from_full: Tables
-    from_above: Tables
+    from_coarser: Tables
 
     @property
     def smoothed(self) -> bool:
@@ -35,20 +34,21 @@ class Level:
         return min(self.height, self.width) > 5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """The pyramid of one frame size, coarsest level first; `to_full` brings a flow that stops short of it up."""
+    """The pyramid of one frame size, coarsest level first; `to_full` brings a flow of the finest to full resolution."""
 
     levels: tuple[Level, ...]
     to_full: Tables | None
 
 
-class Descent(NamedTuple):
-    """The way down from the coarsest level, taken once or in every stage of the graduated non-convexity.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Descent:
+    """The way from the coarsest level to the finest, taken once or in every stage of the graduated non-convexity.
 
     Every level is relaxed in its own way, after each of so many linearizations. Where `graduated`, the median is taken
     of flow plus increment, else of the increment alone. `to_full` are the tables to full resolution, where that is not
-    the finest level.
+    the finest level. Each equals itself alone, so that a device finds those it has prepared.
     """
 
     levels: tuple[Level, ...]
@@ -93,7 +93,7 @@ def plan_levels(height: int, width: int, options: Options) -> Plan:
     coarsest = max(depth_y, depth_x)
     finest = options.finest_level if coarsest > options.finest_level else max(coarsest - 1, 0)
     levels = []
-    above = (height, width)
+    coarser = (height, width)
     for index in range(coarsest, finest - 1, -1):
         rows, columns = round(height * eta ** min(index, depth_y)), round(width * eta ** min(index, depth_x))
         factor = 1.0 if index == finest else eta ** (-0.5 * index)
@@ -105,10 +105,10 @@ def plan_levels(height: int, width: int, options: Options) -> Plan:
                 (width / columns, height / rows),
                 (alpha_x * factor, alpha_y * factor),
                 resampling_tables(height, width, rows, columns),
-                resampling_tables(*above, rows, columns),
+                resampling_tables(*coarser, rows, columns),
             )
         )
-        above = (rows, columns)
-    if above == (height, width):
+        coarser = (rows, columns)
+    if coarser == (height, width):
         return Plan(tuple(levels), None)
-    return Plan(tuple(levels), (cubic_table(above[0], height), cubic_table(above[1], width)))
+    return Plan(tuple(levels), (cubic_table(coarser[0], height), cubic_table(coarser[1], width)))

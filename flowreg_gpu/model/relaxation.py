@@ -16,7 +16,7 @@ __all__ = [
     "choose_relaxation",
     "edge_weights",
     "plan_grids",
-    "robust_weight",
+    "robust_coefficients",
     "settle_solver",
     "sweep_equivalents",
 ]
@@ -63,13 +63,13 @@ STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}
 # sweep on every grid on the way back.
 CYCLES = (1.2, 8, 1)
 COARSEST_SIDE, COARSEST_SWEEPS = 4, 8
-# 'auto' takes it where alpha over the share of pixels with structure is above this: there block may miss more than 5 %
-# of the energy.
+# 'auto' takes it where alpha over the fraction of pixels with structure is above this: there block may miss more than
+# 5 % of the energy.
 MULTIGRID_ALPHA = {"gc": 200.0, "cs": 50.0, "gray": 2.0}
 
 
 def settle_solver(options: Options, flat: float = 0.0) -> Options:
-    """The options with 'auto' replaced by the solver for a reference of which the share `flat` has no structure.
+    """The options with 'auto' replaced by the solver for a reference of which the fraction `flat` has no structure.
 
     That is 'sor' where the smoothness is robust: there the converged flow of noisy frames is further from the truth
     than the early iterates of that rule (6 % of the end-point error, benchmarks/ATTEMPTS.md). It is 'multigrid' where
@@ -99,11 +99,10 @@ def choose_relaxation(options: Options, height: int, width: int, beta: float = 1
     return Relaxation("block", *next(chosen for limit, chosen in FINE if stiffness <= limit), *robust)
 
 
-def robust_weight(a: float, beta: float) -> tuple[float, float, float]:
+def robust_coefficients(a: float, beta: float) -> tuple[np.float32, np.float32, np.float32]:
     """Constant, factor and power of psi = constant + factor * (x + 1e-5)^power; a = 1 is quadratic, psi = 1."""
-    if a == 1:
-        return 1.0, 0.0, 0.0
-    return 1 - beta, beta * a, a - 1
+    constant, factor, power = (1.0, 0.0, 0.0) if a == 1 else (1 - beta, beta * a, a - 1)
+    return np.float32(constant), np.float32(factor), np.float32(power)
 
 
 def edge_weights(alpha: tuple[float, float], spacing: tuple[float, float]) -> tuple[np.float32, np.float32]:
@@ -121,10 +120,10 @@ class Grid(NamedTuple):
 
 
 def plan_grids(height: int, width: int, edge: tuple[np.float32, np.float32]) -> list[Grid]:
-    """Grids of the rule multigrid, finest first: a side is halved, odd ones rounded up, until both are at most 4.
+    """Grids of the rule multigrid, finest first: axes are halved, odd sizes rounded up, until both are at most 4.
 
-    A side whose pixels are joined much less than those of the other waits until both are alike: along it the sweeps
-    hardly smooth, so that a coarser grid could not stand for the error. kernels/multigrid.cu does the same.
+    Semi-coarsening: an axis whose coupling (alpha / h^2) is below half the other's is not halved yet. Along it the
+    sweeps hardly smooth the error, so that a coarser grid could not represent it. kernels/multigrid.cu does the same.
     """
     grids = [Grid(height, width, edge)]
     while max(height, width) > COARSEST_SIDE:
