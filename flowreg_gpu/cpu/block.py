@@ -24,9 +24,10 @@ from flowreg_gpu.cpu.relaxation import ONE, TWO, ZERO
 
 __all__ = ["relax_red_black"]
 
-# The rows that sweeps work on together fill at most this many bytes, so that they stay in the cache of a core.
+# The rows that sweeps work on together fill at most this many bytes, so that they stay in the cache; and so many rows
+# are sorted at a time. Both were chosen by measurement (benchmarks/speed_cpu.py).
 _TOGETHER = 3 * 2**19
-_AHEAD = 8  # rows sorted at a time
+_AHEAD = 8
 
 
 @compiled

@@ -43,6 +43,7 @@ __all__ = [
     "U",
     "add_data_term",
     "aligned",
+    "around",
     "invert_row",
     "join_rows",
     "line_lengths",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 U = np.uint64
-LANES = 16  # float32 in a cache line of 64 bytes, which is also the widest vector register (AVX-512)
+LANES = 16  # float32 in a cache line of 64 bytes
 
 
 @inlined
@@ -145,6 +146,15 @@ def set_ghosts(u, v, other_u, other_v, row, parity, height, width, pitch):
             other_v[U(row + pitch + i)] = v[U(row + i)]
 
 
+@inlined
+def around(other, here, parity, pitch, cx, cy, right_side):
+    """`weighted_sum` of the pixel that lies at `here` in its own colour, with its neighbours of the other colour."""
+    return weighted_sum(
+        other[U(here + parity - 1)], other[U(here + parity)], other[U(here - pitch)], other[U(here + pitch)], cx, cy,
+        right_side,
+    )  # fmt: skip
+
+
 @compiled
 def relax_row(u, v, other_u, other_v, row, parity, lanes, pitch, cx, cy, keep, coefficients, at):
     """Update one colour (u, v) of a row in place: x <- (1 - omega) x + omega A^-1 (b + weighted sum of neighbours).
@@ -153,44 +163,37 @@ def relax_row(u, v, other_u, other_v, row, parity, lanes, pitch, cx, cy, keep, c
     """
     for x in range(0, lanes, LANES):
         begin, k = row + x, at + 5 * x
-        left, right, above, below = begin + parity - 1, begin + parity, begin - pitch, begin + pitch
         for i in range(LANES):
-            su = weighted_sum(
-                other_u[U(left + i)], other_u[U(right + i)], other_u[U(above + i)], other_u[U(below + i)], cx, cy,
-                coefficients[U(k + 3 * LANES + i)],
-            )  # fmt: skip
-            sv = weighted_sum(
-                other_v[U(left + i)], other_v[U(right + i)], other_v[U(above + i)], other_v[U(below + i)], cx, cy,
-                coefficients[U(k + 4 * LANES + i)],
-            )  # fmt: skip
+            here = begin + i
+            su = around(other_u, here, parity, pitch, cx, cy, coefficients[U(k + 3 * LANES + i)])
+            sv = around(other_v, here, parity, pitch, cx, cy, coefficients[U(k + 4 * LANES + i)])
             k0, k1, k2 = (
                 coefficients[U(k + i)], coefficients[U(k + LANES + i)], coefficients[U(k + 2 * LANES + i)],
             )  # fmt: skip
-            u[U(begin + i)], v[U(begin + i)] = update(keep, k0, k1, k2, su, sv, u[U(begin + i)], v[U(begin + i)])
+            u[U(here)], v[U(here)] = update(keep, k0, k1, k2, su, sv, u[U(here)], v[U(here)])
 
 
 @inlined
-def _tensor(fixed, at, lanes):
-    """J11, J22, J33, J12, J13, J23 of one pixel."""
-    return (
-        fixed[U(at)],
-        fixed[U(at + lanes)],
-        fixed[U(at + 2 * lanes)],
-        fixed[U(at + 3 * lanes)],
-        fixed[U(at + 4 * lanes)],
-        fixed[U(at + 5 * lanes)],
-    )
+def _channel_added(fixed, j, w, lanes, a, b, psi, d11, d22, d12, bu, bv):
+    """A pixel's system (11, 22, 12, right-hand sides) and the data term of one channel at the increment (a, b).
 
-
-@inlined
-def _weighted_psi(tensor, weight, a, b, psi):
-    """psi of the data term at the increment (a, b), times the weight.
-
-    At the edge of a mask the cubic resampling makes weights below zero, which would make the system indefinite: they
-    count as zero.
+    The channel's tensor begins at `j` in `fixed`, its weight lies at `w`. At the edge of a mask the cubic resampling
+    makes weights below zero, which would make the system indefinite: they count as zero.
     """
-    j11, j22, j33, j12, j13, j23 = tensor
-    return psi_of(data_energy(j11, j22, j33, j12, j13, j23, a, b), psi) * (weight if weight > ZERO else ZERO)
+    j11, j22, j33 = fixed[U(j)], fixed[U(j + lanes)], fixed[U(j + 2 * lanes)]
+    j12, j13, j23 = fixed[U(j + 3 * lanes)], fixed[U(j + 4 * lanes)], fixed[U(j + 5 * lanes)]
+    weight = fixed[U(w)]
+    p = psi_of(data_energy(j11, j22, j33, j12, j13, j23, a, b), psi) * (weight if weight > ZERO else ZERO)
+    return fma(p, j11, d11), fma(p, j22, d22), fma(p, j12, d12), fma(-p, j13, bu), fma(-p, j23, bv)
+
+
+@inlined
+def _write_system(systems, k, d11, d22, d12, bu, bv):
+    systems[U(k)] = d11
+    systems[U(k + LANES)] = d22
+    systems[U(k + 2 * LANES)] = d12
+    systems[U(k + 3 * LANES)] = bu
+    systems[U(k + 4 * LANES)] = bv
 
 
 @compiled
@@ -204,33 +207,26 @@ def add_data_term(fixed, here, lanes, channels, u, v, row, psi, systems, at):
     laplacian = w + channels * lanes
     # 1. the first channel, upon the right-hand sides of the smoothness
     for begin in range(0, lanes, LANES):
-        k = at + 5 * begin
         for i in range(LANES):
             x = begin + i
-            tensor = _tensor(fixed, j + x, lanes)
-            p = _weighted_psi(tensor, fixed[U(w + x)], u[U(row + x)], v[U(row + x)], psi)
-            j11, j22, _, j12, j13, j23 = tensor
-            systems[U(k + i)] = fma(p, j11, ZERO)
-            systems[U(k + LANES + i)] = fma(p, j22, ZERO)
-            systems[U(k + 2 * LANES + i)] = fma(p, j12, ZERO)
-            systems[U(k + 3 * LANES + i)] = fma(-p, j13, fixed[U(laplacian + x)])
-            systems[U(k + 4 * LANES + i)] = fma(-p, j23, fixed[U(laplacian + lanes + x)])
+            d11, d22, d12, bu, bv = _channel_added(
+                fixed, j + x, w + x, lanes, u[U(row + x)], v[U(row + x)], psi, ZERO, ZERO, ZERO,
+                fixed[U(laplacian + x)], fixed[U(laplacian + lanes + x)],
+            )  # fmt: skip
+            _write_system(systems, at + 5 * begin + i, d11, d22, d12, bu, bv)
     # 2. the others
     for _ in range(channels - 1):
         j += 6 * lanes
         w += lanes
         for begin in range(0, lanes, LANES):
-            k = at + 5 * begin
             for i in range(LANES):
-                x = begin + i
-                tensor = _tensor(fixed, j + x, lanes)
-                p = _weighted_psi(tensor, fixed[U(w + x)], u[U(row + x)], v[U(row + x)], psi)
-                j11, j22, _, j12, j13, j23 = tensor
-                systems[U(k + i)] = fma(p, j11, systems[U(k + i)])
-                systems[U(k + LANES + i)] = fma(p, j22, systems[U(k + LANES + i)])
-                systems[U(k + 2 * LANES + i)] = fma(p, j12, systems[U(k + 2 * LANES + i)])
-                systems[U(k + 3 * LANES + i)] = fma(-p, j13, systems[U(k + 3 * LANES + i)])
-                systems[U(k + 4 * LANES + i)] = fma(-p, j23, systems[U(k + 4 * LANES + i)])
+                x, k = begin + i, at + 5 * begin + i
+                d11, d22, d12, bu, bv = _channel_added(
+                    fixed, j + x, w + x, lanes, u[U(row + x)], v[U(row + x)], psi, systems[U(k)],
+                    systems[U(k + LANES)], systems[U(k + 2 * LANES)], systems[U(k + 3 * LANES)],
+                    systems[U(k + 4 * LANES)],
+                )  # fmt: skip
+                _write_system(systems, k, d11, d22, d12, bu, bv)
 
 
 @compiled
@@ -242,8 +238,4 @@ def invert_row(systems, here, lanes, smooth, omega, coefficients, at):
             k0, k1, k2 = invert(
                 systems[U(a + i)], systems[U(a + LANES + i)], systems[U(a + 2 * LANES + i)], smooth, omega
             )
-            coefficients[U(b + i)] = k0
-            coefficients[U(b + LANES + i)] = k1
-            coefficients[U(b + 2 * LANES + i)] = k2
-            coefficients[U(b + 3 * LANES + i)] = systems[U(a + 3 * LANES + i)]
-            coefficients[U(b + 4 * LANES + i)] = systems[U(a + 4 * LANES + i)]
+            _write_system(coefficients, b + i, k0, k1, k2, systems[U(a + 3 * LANES + i)], systems[U(a + 4 * LANES + i)])

@@ -23,6 +23,7 @@ from flowreg_gpu.cpu.lanes import (
     U,
     add_data_term,
     aligned,
+    around,
     invert_row,
     join_rows,
     line_lengths,
@@ -30,7 +31,7 @@ from flowreg_gpu.cpu.lanes import (
     set_ghosts,
     sort_rows,
 )
-from flowreg_gpu.cpu.relaxation import ONE, TWO, ZERO, weighted_sum
+from flowreg_gpu.cpu.relaxation import ONE, TWO, ZERO
 from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, plan_grids
 
 __all__ = ["relax_in_cycles"]
@@ -220,18 +221,12 @@ def _add_residual_row(
     smooth = TWO * (cx + cy)
     for x in range(0, lanes, LANES):
         begin, k, to = row + x, at + 5 * x, 5 * x
-        left, right, above, below = begin + parity - 1, begin + parity, begin - pitch, begin + pitch
         for i in range(LANES):
+            here = begin + i
+            here_u, here_v = u[U(here)], v[U(here)]
             d11, d22, d12 = systems[U(k + i)], systems[U(k + LANES + i)], systems[U(k + 2 * LANES + i)]
-            here_u, here_v = u[U(begin + i)], v[U(begin + i)]
-            su = weighted_sum(
-                other_u[U(left + i)], other_u[U(right + i)], other_u[U(above + i)], other_u[U(below + i)], cx, cy,
-                systems[U(k + 3 * LANES + i)],
-            )  # fmt: skip
-            sv = weighted_sum(
-                other_v[U(left + i)], other_v[U(right + i)], other_v[U(above + i)], other_v[U(below + i)], cx, cy,
-                systems[U(k + 4 * LANES + i)],
-            )  # fmt: skip
+            su = around(other_u, here, parity, pitch, cx, cy, systems[U(k + 3 * LANES + i)])
+            sv = around(other_v, here, parity, pitch, cx, cy, systems[U(k + 4 * LANES + i)])
             residual_u = fma(-d12, here_v, fma(-(smooth + d11), here_u, su))
             residual_v = fma(-d12, here_u, fma(-(smooth + d22), here_v, sv))
             sums[U(to + i)] = fma(weight, d11, sums[U(to + i)])

@@ -104,7 +104,7 @@ def _refresh(fixed, flow, du, dv, cx, cy, edge_x, edge_y, omega, psi, ordered, c
 
 @compiled
 def _scale_row(system, smooth, omega, coefficients, y):
-    """Coefficients of `sor` in row y from its systems in lanes."""
+    """Write row y of the coefficients of sor from its systems (5 lanes) and diagonals of the smoothness (lanes,)."""
     k0, k1, k2 = coefficients[0, y], coefficients[1, y], coefficients[2, y]
     bu, bv = coefficients[3, y], coefficients[4, y]
     for begin in range(0, smooth.size, LANES):
@@ -120,7 +120,7 @@ def _scale_row(system, smooth, omega, coefficients, y):
 
 @compiled
 def _invert_row(system, smooth, omega, coefficients, y):
-    """Coefficients of `block` in row y from its systems in lanes."""
+    """Write row y of the coefficients of block from its systems (5 lanes) and diagonals of the smoothness (lanes,)."""
     k0, k1, k2 = coefficients[0, y], coefficients[1, y], coefficients[2, y]
     bu, bv = coefficients[3, y], coefficients[4, y]
     for begin in range(0, smooth.size, LANES):
@@ -136,6 +136,10 @@ def _invert_row(system, smooth, omega, coefficients, y):
 
 @compiled
 def _variable_laplacian(flow, edge_x, edge_y, y, diagonal, bu, bv):
+    """Write row y of the sum over the edges of a pixel of weight times difference of the flow, and of the weights.
+
+    From flow (2, h, w), edge_x (h, w + 1) and edge_y (h + 1, w) to `diagonal`, `bu`, `bv`, of which w are written.
+    """
     _, height, width = flow.shape
     above, below = max(y - 1, 0), min(y + 1, height - 1)
     for x in range(width):
@@ -154,7 +158,11 @@ def _variable_laplacian(flow, edge_x, edge_y, y, diagonal, bu, bv):
 
 @compiled
 def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
-    """psi_smooth of the gradient of u + du, v + dv, averaged onto the edges; outside an edge: the pixel's own."""
+    """Write the weights of the edges: alpha / h^2 times the mean of psi_smooth of the two pixels that an edge joins.
+
+    psi_smooth is taken of |grad(u + du)|^2 + |grad(v + dv)|^2, by central differences. At the border of the image it is
+    the pixel's own. To edge_x (h, w + 1), which joins x - 1 and x, and edge_y (h + 1, w), which joins y - 1 and y.
+    """
     _, height, width = flow.shape
     rx, ry = HALF / hx, HALF / hy
     weight = np.empty((height, width), np.float32)
@@ -182,7 +190,11 @@ def _refresh_smoothness(flow, du, dv, cx, cy, hx, hy, psi, edge_x, edge_y):
 
 @compiled
 def _sweep_colour(coefficients, edge_x, edge_y, omega, colour, width, du, dv):
-    """Update the pixels with (x + y) % 2 == colour; whole rows are computed, as that vectorises, half is kept."""
+    """Update the pixels with (x + y) % 2 == colour by the rule block, in place.
+
+    From coefficients (5, h, lanes) of `_invert_row` and the edges' weights. Whole rows are computed, as that
+    vectorises, and every second result is kept.
+    """
     height = coefficients.shape[1]
     keep = ONE - omega
     new_u, new_v = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -211,7 +223,12 @@ def _sweep_colour(coefficients, edge_x, edge_y, omega, colour, width, du, dv):
 
 @compiled
 def _sweep_ordered(coefficients, cx, cy, edge_x, edge_y, omega, width, du, dv):
-    """Gauss-Seidel line after line: all of u's line but its recurrence vectorises, then v's, which sees the new u."""
+    """Update all pixels by the rule sor, line after line, in place; from coefficients (5, h, lanes) of `_scale_row`.
+
+    Of a line of u: x <- (1 - omega) x + omega / a11 (b - a12 v + weighted sum of its neighbours). All of it but the
+    neighbour before, which is already updated, is computed in a loop that vectorises, then the recurrence. Then the
+    line of v, which uses the new u.
+    """
     height = coefficients.shape[1]
     keep = ONE - omega
     variable = edge_x.size > 0
