@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import flowreg_gpu as fg
 from flowreg_gpu.cli.main import main
-from flowreg_gpu.io.base import ReservedFileWriter
+from flowreg_gpu.io import ReservedFileWriter
 
 REPOSITORY = Path(__file__).parents[2]
 
