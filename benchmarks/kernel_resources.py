@@ -62,7 +62,7 @@ class Resources(NamedTuple):
 
     @property
     def warps(self) -> int:
-        """Warps that a multiprocessor's registers suffice for; each scheduler has its share of both."""
+        """Warps that a multiprocessor's registers suffice for; each scheduler has a quarter of both."""
         unit = -(-max(self.registers, 1) * 32 // REGISTER_UNIT) * REGISTER_UNIT
         return min(WARPS, SCHEDULERS * (REGISTERS // SCHEDULERS // unit))
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import flowreg_gpu
 from flowreg_gpu.cuda.device import device_facts
-from flowreg_gpu.engine.cuda_stream import device_batch
-from flowreg_gpu.engine.cuda_task import frame_bytes
+from flowreg_gpu.engine.memory import blank_job, device_batch, frame_bytes
 from flowreg_gpu.executors import best_executor, gpu_status
 from flowreg_gpu.options import Options
 from flowreg_gpu.workers.pool import default_workers
@@ -94,7 +93,7 @@ def _gpu() -> dict[str, str]:
 
 
 def _frame_bytes() -> int:
-    return frame_bytes(512, 512, 1, 2, Options())
+    return frame_bytes(blank_job(512, 512, 1, Options()), "uint16")
 
 
 def _installed(*packages: str) -> str:
