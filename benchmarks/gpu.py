@@ -44,7 +44,7 @@ from launches import LaunchTimer, summarise  # noqa: E402
 from throughput import Bench, GpuClock, NoClock, Recording, Seconds, Setting, settings  # noqa: E402
 
 import flowreg_gpu as fg  # noqa: E402
-from flowreg_gpu.benchmark.schedule import RecordingDevice, computation, count_schedule  # noqa: E402
+from flowreg_gpu.benchmark.schedule import LaunchLog, computation, count_schedule  # noqa: E402
 from flowreg_gpu.cuda.device import CudaDevice, Device, device_facts  # noqa: E402
 from flowreg_gpu.options import PRESETS, Options  # noqa: E402
 
@@ -215,17 +215,17 @@ def kernels(run: Run) -> Result:
     ]
     for name, options in KERNEL_OPTIONS.items():
         timer = None if run.emulated else LaunchTimer(run.device)
-        recorder = RecordingDevice(run.device, timer)
-        run_batch = computation(recorder, frames, recording.reference, Options(**options), graphs=False)
+        log = LaunchLog(run.device, timer)
+        run_batch = computation(log, frames, recording.reference, Options(**options), graphs=False)
         for _ in range(1 if run.emulated else 3):  # the first ones compile, and fill the pool of memory
-            recorder.launches.clear()
+            log.launches.clear()
             if timer is not None:
                 timer.restart()
             run_batch()
             run.device.synchronize()
-        rows = figures[name] = summarise(recorder.launches, count, timer)
+        rows = figures[name] = summarise(log.launches, count, timer)
         held = f", {timer.late} of {timer.groups} groups queued too late" if timer is not None else ""
-        lines += ["", f"{name}: {len(recorder.launches)} launches{held}", "", *kernel_table(rows, run.peak)]
+        lines += ["", f"{name}: {len(log.launches)} launches{held}", "", *kernel_table(rows, run.peak)]
     figures["nvidia_smi"] = nvidia_smi()
     return figures, lines
 
@@ -367,28 +367,28 @@ class SeparateBuffers(CudaDevice):
 
     def __init__(self) -> None:
         super().__init__()
-        self._recorded: list[Any] | None = None  # memory of a recording under way, which stays with its replay
+        self._captured: list[Any] | None = None  # memory of a graph that is being captured, which stays with its replay
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         import cupy
 
         dtype = np.dtype(dtype)
         memory = cupy.cuda.Memory(max(math.prod(shape) * dtype.itemsize, 1))
-        if self._recorded is not None:
-            self._recorded.append(memory)
+        if self._captured is not None:
+            self._captured.append(memory)
         return cupy.ndarray(tuple(shape), dtype, memptr=cupy.cuda.MemoryPointer(memory, 0))
 
-    def record_graph(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        self._recorded = memory = []
+    def capture_graph(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        self._captured = memory = []
         try:
-            result, replay = super().record_graph(work)
+            result, replay = super().capture_graph(work)
         finally:
-            self._recorded = None
+            self._captured = None
         return result, functools.partial(lambda replay, memory: replay(), replay, memory)
 
 
 def sanitized_run(device: Device) -> None:
-    """What compute-sanitizer watches: small frames, a few ways; the second batch is recorded and replayed.
+    """What compute-sanitizer watches: small frames, a few ways; the second batch is captured as a graph and replayed.
 
     The finest of three levels is too large for the launch that does the others.
     """

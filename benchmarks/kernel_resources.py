@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/kernel_resources.py
 
-Writes results/kernel_resources.md, which tests/test_kernels_compile.py compares with: run it after a kernel changed.
+Writes results/kernel_resources.md, which tests/cuda/test_kernels_compile.py compares with: run it after a kernel
+changed.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Resources(NamedTuple):
 
     @property
     def warps(self) -> int:
-        """Warps that a multiprocessor's registers suffice for; each scheduler has its share of both."""
+        """Warps that a multiprocessor's registers suffice for; each scheduler has a quarter of both."""
         unit = -(-max(self.registers, 1) * 32 // REGISTER_UNIT) * REGISTER_UNIT
         return min(WARPS, SCHEDULERS * (REGISTERS // SCHEDULERS // unit))
 

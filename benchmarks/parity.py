@@ -32,7 +32,7 @@ measurement.import_checkout()
 
 import flowreg_gpu as fg  # noqa: E402
 from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError  # noqa: E402
-from tests.recordings import LEVELS, recording  # noqa: E402
+from tests.movies import LEVELS, recording  # noqa: E402
 
 MOVIE = Path(__file__).resolve().parents[2] / "shared" / "data" / "two_photon_20x128x256.tif"
 RESULTS = Path(__file__).parent / "results"

@@ -161,7 +161,7 @@ class Bench:
         frames = np.ascontiguousarray(recording.movie[:DEVICE_FRAMES])
         for name, graphs in (("compute", True), ("launched", False)):
             call = computation(self.device, frames, recording.reference, options, graphs)
-            call()  # what comes again is recorded
+            call()  # what comes again is captured as a graph
             row[name] = per_frame(self.clock.queued(call), len(frames))
             self.device.synchronize()
             del call  # and its memory

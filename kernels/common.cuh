@@ -10,6 +10,15 @@
 // - Strides and offsets are long long: a batch may have more than 2^31 elements.
 // - Shared memory is dynamic throughout and has one name, so that its size is the launcher's and an emulator can watch it.
 
+// Threads of a block where each owns an element or a pixel, and of one that works on a level, or a strip of it, with many
+// barriers. As flowreg_gpu/cuda/launch.py has them.
+constexpr int LINE_THREADS = 256, GROUP_THREADS = 512;
+
+// Columns of an image, from `first` on.
+struct Span {
+  int first, count;
+};
+
 extern __shared__ __align__(16) double shared_memory[];
 
 // Column and row of this thread's pixel.

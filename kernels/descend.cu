@@ -9,12 +9,12 @@
 #include "sorted_rows.cuh"
 
 // A level, as flowreg_gpu/cuda/descend.py describes it: its size and the pixels of a plane that lie before it, or a
-// negative number at full resolution; the size of the level above, the taps that lead from it and where they begin (none
+// negative number at full resolution; the size of the coarser level, the taps that lead from it and where they begin (none
 // where the flow has the level's size); rows of a tile; how flow and increment are joined; the relaxation; and the factors
 // of all.
 struct Level {
   int height, width, first_pixel;
-  int above_height, above_width, row_taps, first_row_tap, column_taps, first_column_tap;
+  int coarser_height, coarser_width, row_taps, first_row_tap, column_taps, first_column_tap;
   int tensor_rows, median_rows;
   int smoothed, sum_first;
   int in_shared, sweeps, lag;
@@ -84,7 +84,7 @@ __device__ __forceinline__ void relax_level(const Level& level,
 // has, for every frame, 6 CHANNELS + 4 planes of the largest level, and five more in sorted rows where a level is not
 // in_shared.
 template <typename Term, int CHANNELS>
-__global__ void __launch_bounds__(512, 1)
+__global__ void __launch_bounds__(GROUP_THREADS, 1)
     descend(const float* __restrict__ moving,          // pyramid
             const float* __restrict__ reference,       // pyramid of one frame
             const float* __restrict__ weight,          // likewise
@@ -127,9 +127,9 @@ __global__ void __launch_bounds__(512, 1)
     const long long first = (long long)CHANNELS * level.first_pixel, frame = (long long)CHANNELS * plane * blockIdx.z;
     const float* image = (full ? full_moving : moving + gridDim.z * first) + frame;
     const float* fixed = full ? full_reference : reference + first;
-    const float* share = full ? full_weight : weight + first;
-    const Upsampling taps = {level.above_height,
-                             level.above_width,
+    const float* channel_weight = full ? full_weight : weight + first;
+    const Upsampling taps = {level.coarser_height,
+                             level.coarser_width,
                              row_index + level.first_row_tap,
                              row_weight + level.first_row_tap,
                              column_index + level.first_column_tap,
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(512, 1)
         const Targets target(tile);
         const Scale scale = {level.scale_x, level.scale_y};
         if (upsamples) {
-          upsample_targets(tile, target, now, taps, 0, level.above_width, height, width, scale, next);
+          upsample_targets(tile, target, now, taps, 0, level.coarser_width, height, width, scale, next);
         } else {
           find_targets(tile, target, now, height, width, scale);
         }
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(512, 1)
 
       // 2. increment
       __syncthreads();  // likewise
-      relax_level<CHANNELS>(level, tensor, share, now, {constant, factor, power}, apart, increment);
+      relax_level<CHANNELS>(level, tensor, channel_weight, now, {constant, factor, power}, apart, increment);
 
       // 3. sum
       for (int component = 0; component < 2; ++component) {

@@ -6,7 +6,7 @@ const int TILE_WIDTH = 32, TILE_HEIGHT = 14;  // 36 x 7 pairs of columns: just u
 // Launch: blocks of 256 threads, blockIdx = tile (x, y) and frame * 2 + component; shared memory for five floats a column.
 // height, width >= 3.
 template <bool SUM_FIRST>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(LINE_THREADS)
     add_smoothed(const float* __restrict__ flow,       // (frames or 1, 2, height, width)
                  const float* __restrict__ increment,  // (frames, 2, height, width)
                  int height, int width, long long flow_stride,

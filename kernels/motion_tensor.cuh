@@ -1,7 +1,7 @@
 #pragma once
 // The data term at one pyramid level, linearised about the flow: the motion tensor of the reference and the warped image.
 //
-// The flow of the level above is upsampled, the image warped cubically with it (warp.cuh), and the tensor J11, J22, J33,
+// The flow of the coarser level is upsampled, the image warped cubically with it (warp.cuh), and the tensor J11, J22, J33,
 // J12, J13, J23 of every pixel and channel formed. The squared, normalised residual of an increment (du, dv) is J11 du^2 +
 // J22 dv^2 + 2 J12 du dv + 2 J13 du + 2 J23 dv + J33 (Bruhn, Weickert, Schnoerr 2005). Spatial derivatives are those of the
 // mean of the two frames, temporal ones their difference. Images have a replicated border.
@@ -20,16 +20,16 @@ struct Window {
   __device__ __forceinline__ float operator()(int y, int x) const { return pixels[(y - top) * columns + x - left]; }
 };
 
-__device__ __forceinline__ void add_products(float* j, float share, float fx, float fy, float ft) {
-  j[0] += share * fx * fx;
-  j[1] += share * fy * fy;
-  j[2] += share * ft * ft;
-  j[3] += share * fx * fy;
-  j[4] += share * fx * ft;
-  j[5] += share * fy * ft;
+__device__ __forceinline__ void add_products(float* j, float factor, float fx, float fy, float ft) {
+  j[0] += factor * fx * fx;
+  j[1] += factor * fy * fy;
+  j[2] += factor * ft * ft;
+  j[3] += factor * fx * fy;
+  j[4] += factor * fx * ft;
+  j[5] += factor * fy * ft;
 }
 
-// Data terms: HALO is how far they look, BLOCKS how many blocks of 256 threads share a multiprocessor, `reference` a and
+// Data terms: HALO is how far they look, BLOCKS how many blocks of 256 threads run on a multiprocessor, `reference` a and
 // `warped` b are the images. Their factors are 1 / (2 hx), 1 / (2 hy), and three more of their own.
 
 // A pixel and its eight neighbours, [row][column], border replicated.
@@ -90,7 +90,7 @@ struct BrightnessConstancy {
 
 // Constancy of the smoothed census signature (Hafner, Demetz, Weickert 2013), for each of the 8 neighbours
 //   s = (1 + r / sqrt(r^2 + eps^2)) / 2,  r = (neighbour - centre) / distance,  eps = 0.1 / 255,
-// whose gray tensors are added with the share 2 / 8. `reciprocal` is 1 / distance for a step along x, along y, and both.
+// whose gray tensors are added with the factor 2 / 8. `reciprocal` is 1 / distance for a step along x, along y, and both.
 struct CensusConstancy {
   static const int HALO = 2, BLOCKS = 3;
   float cx, cy, reciprocal_x, reciprocal_y, reciprocal_xy;
@@ -135,11 +135,11 @@ struct Tile {
   }
 };
 
-// The threads of a block share out columns and rows: a warp takes columns side by side of one row, and a thread goes on
-// with the same columns further down.
-struct Share {
+// The threads of a block divide columns and rows among themselves: a warp takes columns side by side of one row, and a
+// thread goes on with the same columns in later rows.
+struct PixelLoop {
   int column, row, rows;  // first column and row; rows from one to the next
-  __device__ __forceinline__ Share() : column(threadIdx.x % 32), row(threadIdx.x / 32), rows(blockDim.x / 32) {}
+  __device__ __forceinline__ PixelLoop() : column(threadIdx.x % 32), row(threadIdx.x / 32), rows(blockDim.x / 32) {}
 };
 
 // Two values of a pixel, read and written at once.
@@ -167,7 +167,7 @@ __device__ __forceinline__ void find_targets(const Tile& tile, const Targets& ta
                                              const float* flow,  // (2, height, width)
                                              int height, int width, Scale scale) {
   const long long plane = (long long)height * width;
-  const Share own;
+  const PixelLoop own;
   for (int column = own.column; column < tile.columns; column += 32) {
     for (int row = own.row; row < tile.rows; row += own.rows) {
       int x = tile.left + column, y = tile.top + row;
@@ -187,15 +187,15 @@ struct Upsampling {
   int row_taps, column_taps;
 };
 
-// Targets by the flow of the level above: the rows of tile and halo in the columns `first` to `first + count` that the taps
-// span, then the columns. Shared memory behind the targets: 2 floats a pixel of those rows.
+// Targets by the flow of the coarser level: the rows of tile and halo in the columns `first` to `first + count` that the
+// taps span, then the columns. Shared memory behind the targets: 2 floats a pixel of those rows.
 __device__ __forceinline__ void upsample_targets(const Tile& tile, const Targets& target, const float* flow,
                                                  const Upsampling& taps, int first, int count, int height, int width,
                                                  Scale scale,
                                                  float* upsampled) {  // (2, height, width), of the tile; may be null
   const long long plane = (long long)height * width;
   Point* lines = reinterpret_cast<Point*>(target.behind);  // (tile.rows, count), of the flow
-  const Share own;
+  const PixelLoop own;
 
   // 1. rows
   for (int column = own.column; column < count; column += 32) {
@@ -261,7 +261,7 @@ __device__ __forceinline__ void warp_and_differentiate(
     int channels, int height, int width, const Term& term,
     float* tensor) {  // (channels, 6, height, width)
   const long long plane = (long long)height * width;
-  const Share own;
+  const PixelLoop own;
   float* warped = target.behind;
   for (int channel = 0; channel < channels; ++channel, moving += plane, reference += plane, tensor += 6 * plane) {
     const Window a = {reference, 0, 0, width}, b = {warped, tile.left, tile.top, tile.columns};

@@ -6,17 +6,23 @@
 // the right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side covers
 // the pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
 //
-// Large grids are relaxed in tiles, in shared memory: on the way down, a sweep and the restriction are one launch, on the
-// way back the correction and a sweep. On the finest grid, the way back of a cycle and the way down of the next are one,
-// and each sums the system anew, from what the channels count. On the others, the way back begins with the sweep of the way
-// down, from zero, instead of having its result stored. All that are small take one launch for all their steps of a cycle.
+// Large grids are relaxed in tiles, in shared memory: on the way to the coarsest grid, a sweep and the restriction are one
+// launch; on the way back, the correction and a sweep. On the finest grid, the way back of a cycle and the way out of the
+// next are one launch, and each sums the system anew, from the weights of the channels. On the others, the way back repeats
+// the sweep of the way out, from zero, instead of having its result stored. All small grids take one launch for all their
+// steps of a cycle.
 #include "relaxation.cuh"
+
+// Pixels of a tile's halo that become wrong. On the way back, the sweep: one pixel in each of its half-sweeps. On the way
+// out, likewise the sweep, then the residual, which reads its neighbours, and its mean, which reads those of the residual.
+constexpr int CORRECTION_HALO = 2, RESTRICTION_HALO = 4;
 
 struct Grid {
   int height, width;
   Smoothness c;
 
-  // As flowreg_gpu/relaxation.py plans it: a side is halved unless its pixels are joined much less than the other's.
+  // As flowreg_gpu/model/relaxation.py plans it. Semi-coarsening: an axis whose coupling is below half the other's is not
+  // halved yet.
   __device__ __forceinline__ Grid coarser() const {
     float along = width > 1 ? c.along : 0.0f, across = height > 1 ? c.across : 0.0f;
     Grid coarse = {2.0f * across >= along ? (height + 1) / 2 : height, 2.0f * along >= across ? (width + 1) / 2 : width};
@@ -80,11 +86,11 @@ __device__ __forceinline__ void copy_increment(const Planes& from, const Planes&
   out[to.plane] = in[from.plane];
 }
 
-// Neighbours along one side, in order, and what each counts.
+// Neighbours along one side, in order, and their weights.
 template <int COUNT>
 struct Taps {
   int index[COUNT];
-  float share[COUNT];
+  float weight[COUNT];
 };
 
 // Pixels of a finer side that pixel `at` of a coarser one covers.
@@ -136,23 +142,23 @@ __device__ __forceinline__ void restrict_at(const Planes& fine, const Planes& co
   System mean = {};
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    if (columns.share[i] == 0.0f) continue;
+    if (columns.weight[i] == 0.0f) continue;
     System column = {};
 #pragma unroll
     for (int j = 0; j < 3; ++j) {
-      if (rows.share[j] == 0.0f) continue;
+      if (rows.weight[j] == 0.0f) continue;
       System one = residual(fine, columns.index[i], rows.index[j]);
-      column.d11 = fmaf(rows.share[j], one.d11, column.d11);
-      column.d22 = fmaf(rows.share[j], one.d22, column.d22);
-      column.d12 = fmaf(rows.share[j], one.d12, column.d12);
-      column.bu = fmaf(rows.share[j], one.bu, column.bu);
-      column.bv = fmaf(rows.share[j], one.bv, column.bv);
+      column.d11 = fmaf(rows.weight[j], one.d11, column.d11);
+      column.d22 = fmaf(rows.weight[j], one.d22, column.d22);
+      column.d12 = fmaf(rows.weight[j], one.d12, column.d12);
+      column.bu = fmaf(rows.weight[j], one.bu, column.bu);
+      column.bv = fmaf(rows.weight[j], one.bv, column.bv);
     }
-    mean.d11 = fmaf(columns.share[i], column.d11, mean.d11);
-    mean.d22 = fmaf(columns.share[i], column.d22, mean.d22);
-    mean.d12 = fmaf(columns.share[i], column.d12, mean.d12);
-    mean.bu = fmaf(columns.share[i], column.bu, mean.bu);
-    mean.bv = fmaf(columns.share[i], column.bv, mean.bv);
+    mean.d11 = fmaf(columns.weight[i], column.d11, mean.d11);
+    mean.d22 = fmaf(columns.weight[i], column.d22, mean.d22);
+    mean.d12 = fmaf(columns.weight[i], column.d12, mean.d12);
+    mean.bu = fmaf(columns.weight[i], column.bu, mean.bu);
+    mean.bv = fmaf(columns.weight[i], column.bv, mean.bv);
   }
   store_system(mean, coarse.system + coarse.index(x, y), coarse.plane);
 }
@@ -171,15 +177,16 @@ __device__ __forceinline__ void correct_at(const Planes& coarse, const Planes& f
       float between = 0.0f;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        between = fmaf(rows.share[j], correction[coarse.index(columns.index[i], rows.index[j])], between);
+        between = fmaf(rows.weight[j], correction[coarse.index(columns.index[i], rows.index[j])], between);
       }
-      sum = fmaf(columns.share[i], between, sum);
+      sum = fmaf(columns.weight[i], between, sum);
     }
     increment = sum;
   }
 }
 
-// The threads of a block, 32 x 16, share out the pixels of a region, a column each, and wait for each other at the end.
+// The threads of a block, 32 x 16, divide the pixels of a region among themselves, a column each, and wait for each other
+// at the end.
 template <typename Work>
 __device__ __forceinline__ void for_pixels(const Region& region, Work work) {
   for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {
@@ -226,8 +233,7 @@ __device__ __forceinline__ Planes frame_planes(Grid grid, const float* system, c
 }
 
 // The tile of this block in shared memory: what it answers for, and a halo around it, which makes WIDTH x `height` pixels.
-// A sweep spoils two pixels of the halo, the residual one more, and its mean another one. A row holds the seven planes one
-// after the other.
+// A row holds the seven planes one after the other.
 struct Tile {
   static const int WIDTH = 64;
   Region core;
@@ -260,38 +266,39 @@ __global__ void differentiate_flow(const float* __restrict__ flow,  // (frames, 
 }
 
 // Launch: blocks of (32, 16) threads, blockIdx = tile (x, y) and frame; shared memory for 7 floats a pixel of the tile. On
-// the finest grid, the way back of cycle - 1, unless cycle is 0, and the way down of the next, unless cycle is `cycles`: a
-// halo of 2 pixels for the way back and of 4 for the way down.
+// the finest grid, the way back of cycle - 1, unless cycle is 0, and the way out of the next, unless cycle is `cycles`,
+// each with its halo.
 template <int CHANNELS>
-__global__ void __launch_bounds__(512, 2)
+__global__ void __launch_bounds__(GROUP_THREADS, 2)
     relax_finest(const float* __restrict__ tensor,            // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,            // (CHANNELS, height, width)
                  const float* __restrict__ flow_laplacian,    // (frames or 1, 2, height, width)
-                 const float* __restrict__ share,             // (frames, CHANNELS, height, width), data_share in cycle - 1
-                 const float* __restrict__ before,            // (frames, 2, height, width), after its way down
+                 const float* __restrict__ data_weights,      // (frames, CHANNELS, height, width), data_weight in cycle - 1
+                 const float* __restrict__ before,            // (frames, 2, height, width), after its way out
                  const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
                  int height, int width, int tile_height, float along, float across, float omega,
                  long long laplacian_stride, int cycle, int cycles, int refreshed,  // whether psi is made anew for `cycle`
                  float constant, float factor, float power,
-                 float* __restrict__ new_share,        // (frames, CHANNELS, height, width), written where psi changes
+                 float* __restrict__ new_data_weights,  // (frames, CHANNELS, height, width), written where psi changes
                  float* __restrict__ increment,        // (frames, 2, height, width), after the last sweep
                  float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
   const Grid grid = {height, width, {along, across}};
-  const int halo = (cycle > 0 ? 2 : 0) + (cycle < cycles ? 4 : 0), pixels = grid.pixels();
+  const int halo = (cycle > 0 ? CORRECTION_HALO : 0) + (cycle < cycles ? RESTRICTION_HALO : 0);
+  const int pixels = grid.pixels();
   const Tile tile(grid, tile_height, halo);
   const Planes& now = tile.planes;
   tensor += (long long)blockIdx.z * CHANNELS * 6 * pixels;
   flow_laplacian += blockIdx.z * laplacian_stride;
-  share += (long long)blockIdx.z * CHANNELS * pixels;
-  new_share += (long long)blockIdx.z * CHANNELS * pixels;
-  const auto accumulate = [&](int margin, auto share_of) {
+  data_weights += (long long)blockIdx.z * CHANNELS * pixels;
+  new_data_weights += (long long)blockIdx.z * CHANNELS * pixels;
+  const auto accumulate = [&](int margin, auto weight_of) {
     for_pixels(tile.around(margin), [&](int x, int y) {
       const int here = y * width + x;
       System sum = {0.0f, 0.0f, 0.0f, flow_laplacian[here], flow_laplacian[pixels + here]};
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; ++channel) {
         const float* j = tensor + 6LL * channel * pixels + here;
-        add_channel(j, share_of(x, y, channel, j), pixels, sum);
+        add_channel(j, weight_of(x, y, channel, j), pixels, sum);
       }
       store_system(sum, now.system + now.index(x, y), now.plane);
     });
@@ -301,26 +308,28 @@ __global__ void __launch_bounds__(512, 2)
   if (cycle > 0) {
     const Planes from = frame_planes(grid, nullptr, before);
     for_pixels(tile.around(halo), [&](int x, int y) { copy_increment(from, now, x, y); });
-    accumulate(halo - 1, [&](int x, int y, int channel, const float*) { return share[channel * pixels + y * width + x]; });
+    accumulate(halo - 1, [&](int x, int y, int channel, const float*) {
+      return data_weights[channel * pixels + y * width + x];
+    });
     correct(frame_planes(grid.coarser(), nullptr, coarse_increment), now, tile.around(halo));
-    relax(now, tile.core, halo - 2, omega);
+    relax(now, tile.core, halo - CORRECTION_HALO, omega);
   } else {
     for_pixels(tile.around(halo), [&](int x, int y) { clear_increment(now, x, y); });
   }
 
-  // 2. the way down of the next
+  // 2. the way out of the next
   if (cycle < cycles) {
     if (refreshed || cycle == 0) {
       const Psi psi = refreshed ? Psi{constant, factor, power} : Psi{1.0f, 0.0f, 0.0f};
-      accumulate(3, [&](int x, int y, int channel, const float* j) {
+      accumulate(RESTRICTION_HALO - 1, [&](int x, int y, int channel, const float* j) {
         const int at = channel * pixels + y * width + x;
         const float* du = now.increment + now.index(x, y);
-        const float value = data_share(j, weight[at], pixels, du[0], du[now.plane], psi);
-        if (tile.core.contains(x, y)) new_share[at] = value;
+        const float value = data_weight(j, weight[at], pixels, du[0], du[now.plane], psi);
+        if (tile.core.contains(x, y)) new_data_weights[at] = value;
         return value;
       });
     }
-    relax(now, tile.core, 2, omega);
+    relax(now, tile.core, RESTRICTION_HALO - 2, omega);
     restrict_to(frame_planes(grid.coarser(), coarse_system, nullptr), now, tile.core);
   }
   tile.write_increment(increment);
@@ -329,41 +338,41 @@ __global__ void __launch_bounds__(512, 2)
 // Relaxes the tile of a coarser grid from zero.
 __device__ __forceinline__ void relax_from_zero(const Tile& tile, const float* system, float omega) {
   const Planes &now = tile.planes, from = frame_planes(now.grid, system, nullptr);
-  for_pixels(tile.around(4), [&](int x, int y) {
+  for_pixels(tile.around(RESTRICTION_HALO), [&](int x, int y) {
     clear_increment(now, x, y);
     store_system(load_system(from.system + from.index(x, y), from.plane), now.system + now.index(x, y), now.plane);
   });
-  relax(now, tile.core, 2, omega);
+  relax(now, tile.core, RESTRICTION_HALO - 2, omega);
 }
 
-// Launch: as of relax_finest, with a halo of 4 pixels. The way down on a coarser grid.
-__global__ void __launch_bounds__(512, 2)
+// Launch: as of relax_finest, with the halo of the restriction. The way out on a coarser grid.
+__global__ void __launch_bounds__(GROUP_THREADS, 2)
     relax_and_restrict(const float* __restrict__ system,  // (frames, 5, height, width)
                        int height, int width, int tile_height, float along, float across, float omega,
                        float* __restrict__ coarse_system) {  // (frames, 5, coarse height, coarse width)
-  const Tile tile({height, width, {along, across}}, tile_height, 4);
+  const Tile tile({height, width, {along, across}}, tile_height, RESTRICTION_HALO);
   const Planes& now = tile.planes;
   relax_from_zero(tile, system, omega);
   restrict_to(frame_planes(now.grid.coarser(), coarse_system, nullptr), now, tile.core);
 }
 
-// Launch: likewise. The way back on a coarser grid, after the sweep of the way down.
-__global__ void __launch_bounds__(512, 2)
+// Launch: likewise. The way back on a coarser grid, after the sweep of the way out.
+__global__ void __launch_bounds__(GROUP_THREADS, 2)
     relax_and_correct(const float* __restrict__ system,            // (frames, 5, height, width)
                       const float* __restrict__ coarse_increment,  // (frames, 2, coarse height, coarse width)
                       int height, int width, int tile_height, float along, float across, float omega,
                       float* __restrict__ increment) {  // (frames, 2, height, width)
-  const Tile tile({height, width, {along, across}}, tile_height, 4);
+  const Tile tile({height, width, {along, across}}, tile_height, RESTRICTION_HALO);
   const Planes& now = tile.planes;
   relax_from_zero(tile, system, omega);
-  correct(frame_planes(now.grid.coarser(), nullptr, coarse_increment), now, tile.around(2));
+  correct(frame_planes(now.grid.coarser(), nullptr, coarse_increment), now, tile.around(CORRECTION_HALO));
   relax(now, tile.core, 0, omega);
   tile.write_increment(increment);
 }
 
 // Launch: one block of (32, 16) threads a frame, blockIdx.z = frame; shared memory for `grids` Planes. A cycle from this
 // grid to the coarsest and back.
-__global__ void __launch_bounds__(512, 1)
+__global__ void __launch_bounds__(GROUP_THREADS, 1)
     relax_small_grids(const float* __restrict__ system,  // (frames, 5, height, width)
                       int height, int width, float along, float across, float omega, int grids, int coarsest_sweeps,
                       float* increment,                      // (frames, 2, height, width)
@@ -381,7 +390,7 @@ __global__ void __launch_bounds__(512, 1)
   __syncthreads();
   const auto all = [](const Grid& grid) { return Region{0, 0, grid.width, grid.height}; };
 
-  // 1. down to the coarsest grid
+  // 1. out to the coarsest grid
   for (int k = 0; k < grids; ++k) {
     const Planes now = planes[k];
     for_pixels(all(now.grid), [&](int x, int y) { clear_increment(now, x, y); });

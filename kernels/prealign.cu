@@ -170,7 +170,7 @@ __global__ void fourier_sums(const double2* __restrict__ in,  // (frames, length
       sincospi(2.0 * position * frequency, &twiddle[threadIdx.x].y, &twiddle[threadIdx.x].x);
     }
     __syncthreads();
-    // 2. this column's share
+    // 2. their terms of this column's sum
     int count = column < columns ? min((int)blockDim.x, length - first) : 0;
     for (int j = 0; j < count; ++j) {
       double2 factor = twiddle[j], value = spectrum[(long long)(first + j) * columns + column];

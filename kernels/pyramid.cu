@@ -17,18 +17,13 @@ struct Level {
   int row_taps, first_row_tap, column_taps, first_column_tap, first_pixel, first_strip;
 };
 
-// The input columns of a strip.
-struct Strip {
-  int first, count;
-};
-
 // Launch: blocks of 256 threads, blockIdx.x = tile, level after level; blockIdx.z = plane. The input planes begin `stride`
 // elements apart; those of a level in the output lie `spread` planes apart, which lets one channel of several be filtered.
 // Shared memory for the rows of a tile in the columns of its strip.
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(LINE_THREADS)
     resample(const float* __restrict__ planes,         // (planes, height, width)
              const int* __restrict__ levels,           // (n_levels), struct Level
-             const int* __restrict__ strips,           // struct Strip
+             const int* __restrict__ strips,           // struct Span, the input columns of every strip
              const int* __restrict__ row_index,        // (new_height, row_taps) of every level
              const float* __restrict__ row_weight,     // likewise
              const int* __restrict__ column_index,     // (column_taps, new_width) of every level
@@ -39,7 +34,7 @@ __global__ void __launch_bounds__(256)
   while ((int)blockIdx.x < found->first_block) --found;  // the last levels have most of the blocks
   const Level level = *found;
   const int tile = (int)blockIdx.x - level.first_block;
-  const Strip strip = reinterpret_cast<const Strip*>(strips)[level.first_strip + tile % level.tiles_x];
+  const Span strip = reinterpret_cast<const Span*>(strips)[level.first_strip + tile % level.tiles_x];
   const int i0 = tile / level.tiles_x * level.tile_height, rows = min(level.tile_height, level.height - i0);
   const int j0 = tile % level.tiles_x * level.tile_width, columns = min(level.tile_width, level.width - j0);
   float* lines = reinterpret_cast<float*>(shared_memory);  // (rows, strip.count)

@@ -111,8 +111,9 @@ struct System {
   float d11, d22, d12, bu, bv;
 };
 
-// What one channel counts at a pixel, whose planes of the tensor lie `plane` apart: its weight times psi of the increment.
-__device__ __forceinline__ float data_share(const float* j, float weight, long long plane, float du, float dv, Psi psi) {
+// Weight of one channel in the data term of a pixel: the channel's own times psi of the increment. The planes of the tensor
+// lie `plane` apart.
+__device__ __forceinline__ float data_weight(const float* j, float weight, long long plane, float du, float dv, Psi psi) {
   float j11 = j[0], j22 = j[plane], j33 = j[2 * plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
   float mixed = fmaf(j12, dv, j13);
   float energy = fmaf(du, fmaf(j11, du, mixed + mixed), fmaf(dv, fmaf(j22, dv, j23 + j23), j33));
@@ -121,13 +122,13 @@ __device__ __forceinline__ float data_share(const float* j, float weight, long l
 }
 
 // Adds the data term of one channel.
-__device__ __forceinline__ void add_channel(const float* j, float share, long long plane, System& sum) {
+__device__ __forceinline__ void add_channel(const float* j, float factor, long long plane, System& sum) {
   float j11 = j[0], j22 = j[plane], j12 = j[3 * plane], j13 = j[4 * plane], j23 = j[5 * plane];
-  sum.d11 = fmaf(share, j11, sum.d11);
-  sum.d22 = fmaf(share, j22, sum.d22);
-  sum.d12 = fmaf(share, j12, sum.d12);
-  sum.bu = fmaf(-share, j13, sum.bu);
-  sum.bv = fmaf(-share, j23, sum.bv);
+  sum.d11 = fmaf(factor, j11, sum.d11);
+  sum.d22 = fmaf(factor, j22, sum.d22);
+  sum.d12 = fmaf(factor, j12, sum.d12);
+  sum.bu = fmaf(-factor, j13, sum.bu);
+  sum.bv = fmaf(-factor, j23, sum.bv);
 }
 
 // Adds the data term of one pixel, with psi of its increment.
@@ -137,7 +138,7 @@ __device__ __forceinline__ void add_data(const float* tensor, const float* weigh
 #pragma unroll
   for (int channel = 0; channel < CHANNELS; ++channel) {
     const float* j = tensor + 6 * channel * plane;
-    add_channel(j, data_share(j, weight[channel * plane], plane, du, dv, psi), plane, sum);
+    add_channel(j, data_weight(j, weight[channel * plane], plane, du, dv, psi), plane, sum);
   }
 }
 

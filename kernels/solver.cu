@@ -72,10 +72,11 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
 
 // Launch: blockIdx = strip of columns, section of rows, and frame. The first `first` sweeps of the rule block and `more`
 // after them, with quadratic smoothness and a refresh of psi_data before sweep 0 and before every `lag`th sweep after the
-// first ones. Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at row t - 2 - 2k, so
-// that all half-sweeps of a step are independent, and its refresh one row ahead of it; what no later half-sweep needs is
-// overwritten. So a pixel is loaded once for all sweeps of a launch, or as often as strips need it for their halo: as many
-// pixels as half-sweeps on each side that does not end at the edge of the level, of which every half-sweep spoils one more.
+// first ones, as the plan says. Rows flow through shared memory: at step t the block loads row t, half-sweep k follows at
+// row t - 2 - 2k, so that all half-sweeps of a step are independent, and its refresh one row ahead of it; what no later
+// half-sweep needs is overwritten. So a pixel is loaded once for all sweeps of a launch, or as often as strips need it for
+// their halo: as many pixels as half-sweeps on each side that does not end at the edge of the level, of which every
+// half-sweep spoils one more.
 //
 // Shared memory holds, in rings of rows sorted by colour: the increment, for all half-sweeps; the coefficients of each
 // refresh, for those up to the next; and what a refresh reads (tensor, weight, Laplacian of the flow), up to the last one.
@@ -84,47 +85,41 @@ __global__ void relax_colour(const float* __restrict__ coefficients,  // (frames
 // half-sweep, to refresh four pixels, or to load one or two columns and to write their result. The block has as many
 // threads as that takes.
 template <int CHANNELS>
-__global__ void __launch_bounds__(512, 1)
+__global__ void __launch_bounds__(GROUP_THREADS, 1)
     relax_strips(const float* __restrict__ tensor,  // (frames, CHANNELS, 6, height, width)
                  const float* __restrict__ weight,  // (CHANNELS, height, width)
                  const float* __restrict__ flow,    // (frames or 1, 2, height, width)
-                 const float* __restrict__ before,  // (frames, 2, height, width), the increment so far; unused where fresh
-                 int height, int width, int strip_height, int strip_width,  // without halo, even
-                 int pitch,                                                 // floats of a row, a multiple of 8
-                 long long flow_stride, int fresh, int first, int more, int lag, float along, float across, float omega,
-                 float first_constant, float first_factor, float first_power,  // psi before sweep 0
-                 float constant, float factor, float power,                    // psi from then on
+                 const float* __restrict__ before,  // (frames, 2, height, width), the increment so far, unless is_first
+                 const StripPlan plan,
                  float* __restrict__ increment) {  // (frames, 2, height, width)
   constexpr int FIXED = 7 * CHANNELS + 2;         // floats of a pixel that a refresh reads
   constexpr int COLUMNS = CHANNELS <= 2 ? 2 : 1;  // that a thread loads: more would not fit its registers
-  const int plane = height * width, half_sweeps = 2 * (first + more), refreshes = 1 + (more + lag - 1) / lag;
-  const int first_x = blockIdx.x * strip_width, last_x = min(first_x + strip_width, width);
-  const int first_y = blockIdx.y * strip_height, last_y = min(first_y + strip_height, height);
+  const int height = plan.height, width = plan.width, plane = height * width, pitch = plan.pitch;
+  const int half_sweeps = plan.half_sweeps, first = plan.first, lag = plan.lag;
+  const int first_x = blockIdx.x * plan.strip_width, last_x = min(first_x + plan.strip_width, width);
+  const int first_y = blockIdx.y * plan.strip_height, last_y = min(first_y + plan.strip_height, height);
   const int left = max(first_x - half_sweeps, 0), right = min(last_x + half_sweeps, width);  // left and top are even
   const int top = max(first_y - half_sweeps, 0), bottom = min(last_y + half_sweeps, height);
   const int quads = pitch / 8;  // of a colour
   const Strip strip = {bottom - top, right - left, pitch, bottom - top + 2 * half_sweeps + 1};
-  const Smoothness c = {along, across};
+  const Smoothness c = plan.smoothness;
 
   // The rings. Refresh r comes before half-sweep refreshed(r); its coefficients take two rows for each of its half-sweeps.
   const auto refreshed = [&](int refresh) {
     return refresh == 0 ? 0 : min(2 * (first + (refresh - 1) * lag), half_sweeps);
   };
-  const int increment_rows = 2 * half_sweeps + 2, fixed_rows = 2 * refreshed(refreshes - 1) + 2;
   float* increments = (float*)shared_memory;
-  float* fixed = increments + increment_rows * 2 * pitch;
-  float* coefficients = fixed + fixed_rows * FIXED * pitch;
-  const auto increments_at = [&](int sorted) { return Place(increments + sorted, 2 * pitch, increment_rows); };
-  const auto fixed_at = [&](int sorted) { return Place(fixed + sorted, FIXED * pitch, fixed_rows); };
+  float* fixed = increments + plan.increment_rows * 2 * pitch;
+  float* coefficients = fixed + plan.fixed_rows * FIXED * pitch;
+  const auto increments_at = [&](int sorted) { return Place(increments + sorted, 2 * pitch, plan.increment_rows); };
+  const auto fixed_at = [&](int sorted) { return Place(fixed + sorted, FIXED * pitch, plan.fixed_rows); };
   const auto coefficients_at = [&](int refresh, int sorted) {
     int first_row = 2 * refreshed(refresh), rows = 2 * refreshed(refresh + 1) - first_row;
     return Place(coefficients + first_row * 5 * pitch + sorted, 5 * pitch, rows);
   };
 
   // The roles. A warp has one, and those that relax one colour: all their pixels of a step have one parity.
-  const auto whole_warps = [](int count) { return (count + 31) / 32 * 32; };
-  const int per_colour = whole_warps(quads * (first + more)), refreshing = 2 * per_colour;
-  const int loading = refreshing + whole_warps(2 * quads * refreshes);
+  const int per_colour = plan.colour_threads, refreshing = 2 * per_colour, loading = plan.first_loading;
   const int thread = threadIdx.x, first_of_warp = 32 * warp_number();
   if (first_of_warp < refreshing) {
     int colour = thread / per_colour, item = thread - colour * per_colour;
@@ -132,25 +127,25 @@ __global__ void __launch_bounds__(512, 1)
     int refresh = half_sweep < 2 * first ? 0 : 1 + (half_sweep - 2 * first) / (2 * lag);
     int behind = half_sweep < half_sweeps ? 2 + 2 * half_sweep : strip.steps + 1;
     int sorted = colour * pitch / 2 + i;
-    relax_rows(strip, behind, colour, i, increments_at(sorted), coefficients_at(refresh, sorted), c, 1.0f - omega);
+    relax_rows(strip, behind, colour, i, increments_at(sorted), coefficients_at(refresh, sorted), c, 1.0f - plan.omega);
   } else if (first_of_warp < loading) {
     int item = thread - refreshing, refresh = item / (2 * quads), sorted = 4 * (item % (2 * quads));
-    int behind = refresh < refreshes ? 1 + 2 * refreshed(refresh) : strip.steps;
-    Psi psi = refresh == 0 ? Psi{first_constant, first_factor, first_power} : Psi{constant, factor, power};
+    int behind = refresh < plan.refreshes ? 1 + 2 * refreshed(refresh) : strip.steps;
+    const Psi psi = refresh == 0 ? plan.first_psi : plan.psi;
     refresh_rows<CHANNELS>(strip, behind, fixed_at(sorted), increments_at(sorted), coefficients_at(refresh, sorted), c,
-                           omega, psi);
+                           plan.omega, psi);
   } else {
     const int column = COLUMNS * (thread - loading - thread % 32) + thread % 32, x = left + column;
     const long long frame = (long long)blockIdx.z * plane, at = (long long)top * width + x;
     Columns<CHANNELS, COLUMNS> columns;
     columns.tensor = tensor + 6 * CHANNELS * frame + at;
     columns.weight = weight + at;
-    columns.flow = flow + blockIdx.z * flow_stride + at;
+    columns.flow = flow + blockIdx.z * plan.flow_stride + at;
     columns.before = before + 2 * frame + at;
     columns.result = increment + 2 * frame + at + (long long)(first_y - top) * width;
     columns.plane = plane;
     columns.width = width;
-    columns.fresh = fresh;
+    columns.is_first_launch = plan.is_first;
     columns.is_first = column == 0;
 #pragma unroll
     for (int i = 0; i < COLUMNS; ++i) {
@@ -183,7 +178,7 @@ __device__ __forceinline__ float relaxed(const float* now, float scale, float ri
 // x + y = t - 2 sweep of every 16th sweep. Where the smoothness is quadratic the refresh of psi is pointwise and joins in,
 // before every sweep with (sweep + 1) % lag == 0; lag is 0 where there is none.
 template <int CHANNELS, bool ROBUST>
-__global__ void __launch_bounds__(512, 1)
+__global__ void __launch_bounds__(GROUP_THREADS, 1)
     relax_ordered(const float* __restrict__ tensor,      // (frames, CHANNELS, 6, height, width)
                   const float* __restrict__ weight,      // (CHANNELS, height, width)
                   const float* __restrict__ flow,        // (frames or 1, 2, height, width)

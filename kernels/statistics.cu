@@ -1,8 +1,8 @@
 // Per-frame statistics: correlation with the reference; displacement, divergence and translation of the flow.
 //
-// Sums are taken in double and in an order that the size of the frame alone decides: a frame is cut into parts of `share`
-// elements, one block each, and the parts are added by one block per frame. So a frame's figures are the same to the last
-// bit whatever batch it is in.
+// Sums are taken in double and in an order that the size of the frame alone decides: a frame is cut into parts of
+// `part_size` elements, one block each, and the parts are added by one block per frame. So a frame's figures are the same
+// to the last bit whatever batch it is in.
 //
 // Correlation is Pearson's r in one pass, with a' = a - a(0) and b' = b - b(0), a(0) and b(0) the first pixels:
 //
@@ -48,15 +48,15 @@ __device__ __forceinline__ Sums total_of_parts(const double* partial, int parts)
   return merge_block(sums);
 }
 
-// Block (part, 0, frame): `share` elements of a frame, a thread every blockDim.x-th of them.
+// Block (part, 0, frame): `part_size` elements of a frame, a thread every blockDim.x-th of them.
 template <typename T>
 __global__ void image_sums(const T* __restrict__ frames,         // (frames, elements), elements = height width channels
                            const float* __restrict__ reference,  // (elements)
-                           int elements, int share,
+                           int elements, int part_size,
                            double* __restrict__ partial) {  // (frames, parts, 3), parts = gridDim.x
   const T* frame = frames + blockIdx.z * (long long)elements;
   const double a_first = frame[0], b_first = reference[0];
-  const int begin = blockIdx.x * share, end = min(elements - begin, share) + begin;
+  const int begin = blockIdx.x * part_size, end = min(elements - begin, part_size) + begin;
   ImageSums sums = {};
   for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
     double a = (double)frame[i] - a_first, b = (double)reference[i] - b_first;
@@ -94,14 +94,14 @@ __device__ __forceinline__ double line_divergence(const float* line, int size, l
   return 1.5 * outer - 0.5 * inner;
 }
 
-// Block (part, 0, frame): `share` pixels of a flow, a thread every blockDim.x-th of them.
+// Block (part, 0, frame): `part_size` pixels of a flow, a thread every blockDim.x-th of them.
 __global__ void flow_sums(const float* __restrict__ flow,  // (frames, 2, height, width)
-                          int height, int width, int share,
+                          int height, int width, int part_size,
                           double* __restrict__ partial) {  // (frames, parts, 5), parts = gridDim.x
   const int pixels = height * width;
   const float* plane_u = flow + blockIdx.z * 2LL * pixels;
   const float* plane_v = plane_u + pixels;
-  const int begin = blockIdx.x * share, end = min(pixels - begin, share) + begin;
+  const int begin = blockIdx.x * part_size, end = min(pixels - begin, part_size) + begin;
   FlowSums sums = {};
   for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
     // 1. the pixel's own vector; a NaN is not the largest, but stays in the sum of lengths

@@ -8,6 +8,23 @@
 // where they are not, this spoils no more than the halo.
 #include "sorted_rows.cuh"
 
+// What the host plans for a launch of relax_strips, filled by name in flowreg_gpu/cuda/solver.py.
+struct StripPlan {
+  int height, width;               // of the level
+  int strip_height, strip_width;   // without halo, even
+  int pitch;                       // floats of a row, a multiple of 8
+  int is_first;                    // whether this is the first launch, which begins without an increment
+  int first, more, lag;            // sweeps before the second refresh of psi, after it, and from refresh to refresh
+  int half_sweeps, refreshes;      // of all these sweeps
+  int increment_rows, fixed_rows;  // of the rings
+  int colour_threads;              // threads that relax one colour: the first ones colour 0, the next ones colour 1
+  int first_loading;               // number of the first thread that loads; those that refresh come before it
+  float omega;
+  long long flow_stride;
+  Smoothness smoothness;
+  Psi first_psi, psi;  // before sweep 0, and from then on
+};
+
 // Four pixels of one colour, read and written at once.
 struct __align__(16) Quad {
   float at[4];
@@ -175,7 +192,7 @@ template <int CHANNELS, int COLUMNS>
 struct Columns {
   const float *tensor, *weight, *flow, *before;  // at the first column, in the row that is loaded next
   float* result;                                 // there, in the row that is written next
-  int plane, width, fresh;
+  int plane, width, is_first_launch;
   bool is_first, is_last[COLUMNS], is_loaded[COLUMNS], is_written[COLUMNS];
   Pixel<CHANNELS> pixel[COLUMNS];
 
@@ -183,10 +200,10 @@ struct Columns {
   __device__ __forceinline__ void load(bool is_top, bool is_bottom) {
     if (!is_loaded[0]) return;
     const auto read = [&](const float* from, int i) { return i == 0 || is_loaded[i] ? from[32 * i] : 0.0f; };
-    const float *j = tensor, *share = weight;
+    const float *j = tensor, *channel_weight = weight;
 #pragma unroll
     for (int k = 0; k < 7 * CHANNELS; ++k) {
-      const float*& from = k % 7 < 6 ? j : share;
+      const float*& from = k % 7 < 6 ? j : channel_weight;
 #pragma unroll
       for (int i = 0; i < COLUMNS; ++i) pixel[i].fixed[k] = read(from, i);
       from += plane;
@@ -196,7 +213,7 @@ struct Columns {
       const float *row = flow + k * plane, *below = is_bottom ? row : row + width;
 #pragma unroll
       for (int i = 0; i < COLUMNS; ++i) {
-        pixel[i].increment[k] = fresh ? 0.0f : read(before + k * plane, i);
+        pixel[i].increment[k] = is_first_launch ? 0.0f : read(before + k * plane, i);
         const Values old = pixel[i].flow[k];
         const float here = is_top ? read(row, i) : old.right;
         pixel[i].flow[k] = {here, i == 0 && is_first ? here : read(row - 1, i), is_last[i] ? 0.0f : read(row + 1, i),

@@ -55,7 +55,7 @@ KNOWN_MOTION_FAST = 0.17
 KNOWN_MOTION_CENSUS = 0.2
 # Rigid shifts of fine grain: measured 0.016, and 0.05 where the pre-alignment leaves a fraction of a pixel.
 KNOWN_SHIFT = 0.06
-# Our CPU and GPU backends, should they not round alike (algorithm.md, section 8).
+# Our CPU and GPU backends, should they not round alike (docs/dev/model.md, section 8).
 BACKENDS_MEDIAN = 0.001
 BACKENDS_99TH = 0.03
 # Median difference to upstream's flow on real frames in `sor` mode. Two correct programs of this model differ by
@@ -63,9 +63,9 @@ BACKENDS_99TH = 0.03
 UPSTREAM_MEDIAN = 0.06
 UPSTREAM_MEDIAN_ALPHA_1_5 = 0.12
 # 99th percentile of the distance to upstream's flow at alpha 4 on square frames of 44 x 44 pixels with known motion:
-# 0.18 from the order of the sweeps alone, 0.11 from the quantised warp alone (algorithm.md, section 8). The frames are
-# square because upstream's release and its newer sources space the grids of other levels differently: at 24 x 192 ours
-# differ by 0.05 px from the newer sources and by 0.09 px from the release.
+# 0.18 from the order of the sweeps alone, 0.11 from the quantised warp alone (docs/dev/model.md, section 8). The frames
+# are square because upstream's release and its newer sources space the grids of other levels differently: at 24 x 192
+# ours differ by 0.05 px from the newer sources and by 0.09 px from the release.
 UPSTREAM_99TH = 0.2
 # Image mismatch after registration over upstream's: "within 0.3 % or below", either solver.
 UPSTREAM_MISMATCH = 1.003

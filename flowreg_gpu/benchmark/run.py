@@ -20,7 +20,7 @@ from flowreg_gpu.benchmark.rivals import BACKENDS, ON_GPU
 from flowreg_gpu.benchmark.row import Task, checked_files, known_motion_file
 from flowreg_gpu.benchmark.schedule import count_schedule
 from flowreg_gpu.diagnostics import describe
-from flowreg_gpu.engine.cuda_stream import LARGEST_BATCH
+from flowreg_gpu.engine.memory import LARGEST_BATCH
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import PRESETS, Options, positive_integer
 from flowreg_gpu.registration.verification import Verification

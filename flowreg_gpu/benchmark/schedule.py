@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.launch import upload
+from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.memory import blank_job
 from flowreg_gpu.model.plan import plan_levels
-from flowreg_gpu.model.relaxation import choose_relaxation, edge_weights, settle_solver, sweep_equivalents
+from flowreg_gpu.model.relaxation import choose_relaxation, edge_weights, sweep_equivalents
 from flowreg_gpu.options import Options
 
-__all__ = ["Launch", "PaperDevice", "RecordingDevice", "Schedule", "computation", "count_schedule"]
+__all__ = ["Launch", "LaunchLog", "Schedule", "computation", "count_schedule"]
 
 
 class Schedule(NamedTuple):
@@ -33,19 +34,17 @@ def count_schedule(height: int, width: int, channels: int, options: Options, bat
 
     The reference counts as structured throughout, where that matters to the solver.
     """
-    options = settle_solver(options)
-    shape = height, width, channels
-    recorder = RecordingDevice(PaperDevice())
-    reference = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
-    run_batch = computation(recorder, PaperDevice().empty((batch, *shape), np.uint16), reference, options, False)
-    recorder.launches.clear()  # those of the reference
-    run_batch()
-    nbytes = sum(launch.nbytes for launch in recorder.launches)
+    log, job = LaunchLog(PaperDevice()), blank_job(height, width, channels, options)
+    task = DeviceTask(log, job, graphs=False)
+    frames, start = log.empty((batch, height, width, channels), np.uint16), log.empty((1, 2, height, width), np.float32)
+    log.launches.clear()  # those of the reference
+    task.run(frames, start)
+    nbytes = sum(launch.nbytes for launch in log.launches)
     updates = 0.0
-    for level in plan_levels(height, width, options).levels:
+    for level in plan_levels(height, width, job.options).levels:
         size, edge = (level.height, level.width), edge_weights(level.alpha, level.spacing)
-        updates += level.height * level.width * sweep_equivalents(*size, edge, choose_relaxation(options, *size))
-    return Schedule(batch, len(recorder.launches), nbytes / batch, round(updates))
+        updates += level.height * level.width * sweep_equivalents(*size, edge, choose_relaxation(job.options, *size))
+    return Schedule(batch, len(log.launches), nbytes / batch, round(updates))
 
 
 def computation(
@@ -56,28 +55,6 @@ def computation(
     start = upload(device, np.zeros((1, 2, *reference.shape[:2]), np.float32))
     moving = upload(device, frames)
     return lambda: task.run(moving, start)
-
-
-class PaperDevice:
-    """As much of a `Device` as `DeviceTask` needs, without memory and without work: arrays have a shape only."""
-
-    name = "paper"
-    shared_memory, multiprocessors = 227 * 1024, 132  # as on an H100
-
-    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of that shape, all elements of which lie in one place."""
-        return np.broadcast_to(np.empty((), dtype), tuple(shape))
-
-    def copy(self, destination: Any, source: Any, stream: Any = None) -> None:
-        """Do nothing."""
-
-    def kernel(self, file: str, expression: str) -> Callable[..., None]:
-        """A kernel that does nothing."""
-        return lambda *args, **keywords: None
-
-    def fft2(self, images: NDArray[Any], inverse: bool = False) -> NDArray[Any]:
-        """An array like the images."""
-        return self.empty(images.shape, images.dtype)
 
 
 class Launch(NamedTuple):
@@ -92,7 +69,7 @@ class Launch(NamedTuple):
     events: Any
 
 
-class RecordingDevice:
+class LaunchLog:
     """A device that notes every launch; everything else is the device's own.
 
     Parameters
@@ -123,8 +100,9 @@ class RecordingDevice:
         kernel = self._device.kernel(file, expression)
 
         def launch(grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None) -> None:
-            buffers = {id(argument): argument.nbytes for argument in args if not isinstance(argument, np.generic)}
-            self._note(expression, sum(buffers.values()), lambda: kernel(grid, block, args, shared_mem, stream))
+            buffers = [argument for argument in args if not isinstance(argument, np.generic | np.ndarray)]
+            nbytes = sum({id(buffer): buffer.nbytes for buffer in buffers}.values())
+            self._note(expression, nbytes, lambda: kernel(grid, block, args, shared_mem, stream))
 
         return launch
 

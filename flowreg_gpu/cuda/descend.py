@@ -6,28 +6,30 @@ import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import CHANNELS, GROUP, SHARED_MEMORY, frame_stride, upload
+from flowreg_gpu.cuda.launch import CHANNELS, GROUP, OPT_IN_SHARED_MEMORY, frame_stride, upload
 from flowreg_gpu.cuda.motion_tensor import HALO, TERMS, factors
 from flowreg_gpu.cuda.pyramid import Pyramid, Taps, upload_taps
-from flowreg_gpu.cuda.solver import data_weight, is_robust
+from flowreg_gpu.cuda.solver import is_robust
+from flowreg_gpu.cuda.structs import filled, struct
 from flowreg_gpu.model.plan import Descent, Level
-from flowreg_gpu.model.relaxation import Relaxation, edge_weights
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
-__all__ = ["EXPRESSIONS", "FILE", "Levels", "descend", "frame_bytes", "upload_levels"]
+__all__ = ["EXPRESSIONS", "FILE", "STRUCTS", "Levels", "descend", "upload_levels"]
 
 FILE = "descend.cu"
 EXPRESSIONS = tuple(f"descend<{term}, {channels}>" for term in TERMS.values() for channels in CHANNELS)
 
-# what the kernel calls Level
 _INTEGERS = (
     *("height", "width", "first_pixel"),
-    *("above_height", "above_width", "row_taps", "first_row_tap", "column_taps", "first_column_tap"),
+    *("coarser_height", "coarser_width", "row_taps", "first_row_tap", "column_taps", "first_column_tap"),
     *("tensor_rows", "median_rows", "smoothed", "sum_first", "in_shared", "sweeps", "lag"),
 )
 _FLOATS = ("scale_x", "scale_y", "cx", "cy", "c1", "c2", "c3", "along", "across", "omega")
-_LEVEL = np.dtype([*((name, np.int32) for name in _INTEGERS), *((name, np.float32) for name in _FLOATS)])
+LEVEL = struct(**dict.fromkeys(_INTEGERS, np.int32), **dict.fromkeys(_FLOATS, np.float32))
+STRUCTS = {"Level": LEVEL}
 
 
 class Levels(NamedTuple):
@@ -50,31 +52,55 @@ def upload_levels(device: Device, descent: Descent, full: tuple[int, ...]) -> Le
     if not levels:
         return None
     shared_memory = max(_block_bytes(device, level.height, level.width) for level in levels)
-    rows: list[tuple[Any, ...]] = []
-    above = 0, 0
+    described: list[NDArray[Any]] = []
+    coarser = 0, 0
     pixels = row_taps = column_taps = 0  # before this level
     for level, relaxation in zip(levels, descent.relaxations, strict=False):
-        size = level.height, level.width
-        by_rows, by_columns = (table.index for table in level.from_above)
-        upsampled = bool(rows)  # the flow comes in the size of the first level
-        rows.append(
-            (
-                *(*size, -1 if size == full else pixels),
-                *(*above, by_rows.shape[1] * upsampled, row_taps, by_columns.shape[1] * upsampled, column_taps),
-                *_tile_rows(*size, above[1], halo, shared_memory),
-                *(level.smoothed, descent.graduated, _in_shared(device, *size), relaxation.sweeps, relaxation.lag),
-                *(1 / level.spacing[0], 1 / level.spacing[1], *factors(*level.spacing, descent.const_assumption)),
-                *(*edge_weights(level.alpha, level.spacing), relaxation.omega),
+        height, width = level.height, level.width
+        by_rows, by_columns = (table.index for table in level.from_coarser)
+        upsampled = bool(described)  # the flow comes in the size of the first level
+        tensor_rows, median_rows = _tile_rows(height, width, coarser[1], halo, shared_memory)
+        along, across = edge_weights(level.alpha, level.spacing)
+        cx, cy, c1, c2, c3 = factors(*level.spacing, descent.const_assumption)
+        described.append(
+            filled(
+                LEVEL,
+                height=height,
+                width=width,
+                first_pixel=-1 if (height, width) == full else pixels,
+                coarser_height=coarser[0],
+                coarser_width=coarser[1],
+                row_taps=by_rows.shape[1] * upsampled,
+                first_row_tap=row_taps,
+                column_taps=by_columns.shape[1] * upsampled,
+                first_column_tap=column_taps,
+                tensor_rows=tensor_rows,
+                median_rows=median_rows,
+                smoothed=level.smoothed,
+                sum_first=descent.graduated,
+                in_shared=_in_shared(device, height, width),
+                sweeps=relaxation.sweeps,
+                lag=relaxation.lag,
+                scale_x=1 / level.spacing[0],
+                scale_y=1 / level.spacing[1],
+                cx=cx,
+                cy=cy,
+                c1=c1,
+                c2=c2,
+                c3=c3,
+                along=along,
+                across=across,
+                omega=relaxation.omega,
             )
         )
-        above, pixels = size, pixels + size[0] * size[1]
+        coarser, pixels = (height, width), pixels + height * width
         row_taps, column_taps = row_taps + by_rows.size, column_taps + by_columns.size
     return Levels(
         len(levels),
-        above,
+        coarser,
         shared_memory,
-        upload(device, np.array(rows, _LEVEL).view(np.int32)),
-        upload_taps(device, [level.from_above for level in levels]),
+        upload(device, np.stack(described).view(np.int32)),
+        upload_taps(device, [level.from_coarser for level in levels]),
     )
 
 
@@ -104,6 +130,7 @@ def descend(
         Of the last of the levels.
     """
     frames, channels = moving.planes.shape[:2]
+    relaxation = descent.relaxations[0]  # which has the psi of all
     height, width = levels.size
     apart = 0 if _in_shared(device, height, width) else 5 * height * _sorted_width(width)
     scratch = device.empty((frames, (6 * channels + 4) * height * width + apart), np.float32)
@@ -122,27 +149,13 @@ def descend(
             np.int32(height * width),
             np.int64(frame_stride(flow)),
             np.int64(frame_stride(scratch)),
-            *data_weight(descent.relaxations[0]),
+            *robust_coefficients(relaxation.a_data, relaxation.beta),
             scratch,
             out,
         ),
         shared_mem=levels.shared_memory,
     )
     return out
-
-
-def frame_bytes(descent: Descent, channels: int, own_start: bool) -> int:
-    """Largest device memory that a frame takes, in bytes; `own_start` says that its start flow is its own."""
-    levels = _taken(descent)
-    if not levels:
-        return 0
-    first, last = levels[0], levels[-1]
-    floats = (2 + 6 * channels + 4) * last.height * last.width
-    if _bytes(last.height, last.width, 2 + 5) > SHARED_MEMORY:  # some GPUs have more
-        floats += 5 * last.height * _sorted_width(last.width)
-    if own_start:
-        floats += 2 * first.height * first.width
-    return 4 * floats
 
 
 def _taken(descent: Descent) -> tuple[Level, ...]:
@@ -172,18 +185,18 @@ def _in_shared(device: Device, height: int, width: int) -> bool:
 
 def _block_bytes(device: Device, height: int, width: int) -> int:
     """Bytes of shared memory, enough for the relaxation; the other steps take as many rows at a time as fit."""
-    return max(_bytes(height, width, 2 + 5) if _in_shared(device, height, width) else 0, SHARED_MEMORY)
+    return max(_bytes(height, width, 2 + 5) if _in_shared(device, height, width) else 0, OPT_IN_SHARED_MEMORY)
 
 
 def _fits(height: int, width: int, relaxation: Relaxation, halo: int) -> bool:
     """Whether a level is relaxed by the rule block with quadratic smoothness, and small enough."""
-    if relaxation.rule != "block" or is_robust(relaxation) or _bytes(height, width, 2) > SHARED_MEMORY:
+    if relaxation.rule != "block" or is_robust(relaxation) or _bytes(height, width, 2) > OPT_IN_SHARED_MEMORY:
         return False
-    return min(_tile_rows(height, width, width, halo, SHARED_MEMORY)) > 0
+    return min(_tile_rows(height, width, width, halo, OPT_IN_SHARED_MEMORY)) > 0
 
 
-def _tile_rows(height: int, width: int, above_width: int, halo: int, shared_memory: int) -> tuple[int, int]:
+def _tile_rows(height: int, width: int, coarser_width: int, halo: int, shared_memory: int) -> tuple[int, int]:
     """Rows that fit at a time when the tensor is formed, and when the median is taken; none are 0 or less."""
-    with_halo = shared_memory // (4 * (2 * width + max(width, 2 * above_width)))
+    with_halo = shared_memory // (4 * (2 * width + max(width, 2 * coarser_width)))
     median_rows = shared_memory // (4 * 5 * (width + 1 + 4))
     return height if with_halo >= height else with_halo - 2 * halo, min(median_rows, height)

@@ -22,6 +22,7 @@ from flowreg_gpu.cuda.source import kernel_source
 
 __all__ = [
     "COMPILER_OPTIONS",
+    "DEFAULT_SHARED_MEMORY",
     "OLDEST_CAPABILITY",
     "Buffer",
     "CudaDevice",
@@ -30,6 +31,7 @@ __all__ = [
     "DeviceFacts",
     "DeviceMemoryError",
     "Event",
+    "Index",
     "Kernel",
     "Stream",
     "device_facts",
@@ -43,7 +45,9 @@ OLDEST_CAPABILITY = (7, 5)
 #: relaxation amplifies every difference (the rule sor on real frames to 0.01 px, benchmarks/ATTEMPTS.md).
 COMPILER_OPTIONS = ("-std=c++17", "--fmad=false")
 
-_FREELY_SHARED = 48 * 1024  # bytes of shared memory per block that every kernel may have
+#: Bytes of shared memory that a block may have on every GPU without opting in to more.
+DEFAULT_SHARED_MEMORY = 48 * 1024
+
 _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUFFT_ALLOC_FAILED")  # so errors begin
 
 Stream = Any  # what Device.stream returns; None names the compute stream
@@ -136,12 +140,12 @@ class Device(Protocol):
     def fft2(self, images: Buffer, inverse: bool = False) -> Buffer:
         """Two-dimensional Fourier transform of every image: (..., h, w) complex128, scaled by 1 / (h w) backwards."""
 
-    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
-        """Record what `work` queues instead of doing it: its result, and the function that queues all of it.
+    def capture_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Capture what `work` queues as a graph instead of doing it: its result, and the function that queues it.
 
         `work` launches kernels that have been launched before, copies from buffer to buffer, and nothing else. What it
-        allocates is kept for the recording alone, which uses the same memory every time: its result is that of the
-        latest replay.
+        allocates is kept for the captured graph alone, which uses the same memory every time: its result is that of
+        the latest replay.
         """
 
     def free_memory(self) -> int:
@@ -352,7 +356,7 @@ class CudaDevice:
         """The function that launches a RawKernel; it refers to no `self`, which would keep the memory alive."""
         function, device, compute, errors = raw.kernel, self._device, self._compute, self._errors
         where = f"{self.name}, kernel {expression}"
-        granted = _FREELY_SHARED
+        granted = DEFAULT_SHARED_MEMORY
 
         def launch(
             grid: Sequence[int],
@@ -382,8 +386,8 @@ class CudaDevice:
             transformed: Buffer = transform(images, axes=(-2, -1))
         return transformed
 
-    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
-        """Record launches as a CUDA graph; see `Device`."""
+    def capture_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Capture launches as a CUDA graph; see `Device`."""
         usual, own = self._pool, self._cupy.cuda.MemoryPool(self._allocate_or_fail)
         own.set_limit(size=0)
         with self._working():
@@ -392,7 +396,7 @@ class CudaDevice:
         try:
             result = work()
         except BaseException:
-            with contextlib.suppress(*self._errors), self._device:  # of the recording that is broken off
+            with contextlib.suppress(*self._errors), self._device:  # of the capture that is broken off
                 self._compute.end_capture()
             self._retired.append(own)
             raise
@@ -405,7 +409,7 @@ class CudaDevice:
         return result, replay
 
     def _allocate_or_fail(self, nbytes: int) -> Any:
-        """Memory for the pool of a recording, which upon CuPy's error would free what the recording uses."""
+        """Memory for the pool of a captured graph, which upon CuPy's error would free what the graph uses."""
         cuda = self._cupy.cuda
         try:
             return cuda.MemoryPointer(cuda.Memory(nbytes), 0)

@@ -8,16 +8,31 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
 
-__all__ = ["BLOCK", "CHANNELS", "GROUP", "LINE", "SHARED_MEMORY", "frame_stride", "line_grid", "pixel_grid", "upload"]
+__all__ = [
+    "BLOCK",
+    "CHANNELS",
+    "GROUP",
+    "LINE",
+    "OPT_IN_SHARED_MEMORY",
+    "SIZES",
+    "frame_stride",
+    "line_grid",
+    "pixel_grid",
+    "upload",
+]
 
 #: Threads (x, y) of a block where a thread owns a pixel, of one where it owns an element of a line, and of one that
 #: works on a level, or a strip of it, with many barriers.
 BLOCK = (32, 8)
 LINE = (256,)
 GROUP = (512,)
+#: What every kernel file calls them, for the tests; see `structs`.
+SIZES = {"LINE_THREADS": LINE[0], "GROUP_THREADS": GROUP[0]}
 
 CHANNELS = (1, 2, 3, 4)  # that kernels are specialised for; more are compiled when they are met
-SHARED_MEMORY = 64 * 1024  # bytes that a block may have on every GPU from Turing on
+#: Bytes of shared memory that a block may have on every GPU from Turing on, if the launch opts in to more than the
+#: default; most GPUs have more, as `Device.shared_memory` says.
+OPT_IN_SHARED_MEMORY = 64 * 1024
 
 
 def pixel_grid(width: int, height: int, depth: int) -> tuple[int, int, int]:

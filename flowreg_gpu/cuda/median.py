@@ -7,12 +7,13 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, frame_stride
 
-__all__ = ["EXPRESSIONS", "FILE", "add_smoothed", "smoothed_sum"]
+__all__ = ["EXPRESSIONS", "FILE", "SIZES", "add_smoothed", "smoothed_sum"]
 
 FILE = "median.cu"
 EXPRESSIONS = ("add_smoothed<false>", "add_smoothed<true>")
 
-TILE = (32, 14)  # pixels (x, y) that a block makes; the kernel's own
+TILE = (32, 14)  # pixels (x, y) that a block makes
+SIZES = {"TILE_WIDTH": TILE[0], "TILE_HEIGHT": TILE[1]}
 
 
 def add_smoothed(device: Device, flow: Buffer, increment: Buffer) -> Buffer:

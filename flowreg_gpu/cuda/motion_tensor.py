@@ -10,14 +10,28 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, frame_stride, upload
 from flowreg_gpu.cuda.pyramid import Taps, source_strips, upload_taps
+from flowreg_gpu.cuda.structs import SPAN
 from flowreg_gpu.model.resampling import TapTable
 
-__all__ = ["EXPRESSIONS", "FILE", "HALO", "TERMS", "Upsampling", "factors", "linearize", "upload_upsampling"]
+__all__ = [
+    "EXPRESSIONS",
+    "FILE",
+    "HALO",
+    "SIZES",
+    "STRUCTS",
+    "TERMS",
+    "Upsampling",
+    "factors",
+    "linearize",
+    "upload_upsampling",
+]
 
 FILE = "motion_tensor.cu"
 #: What the kernels call each data term, and how far it looks, in pixels.
 TERMS = {"gc": "GradientConstancy", "gray": "BrightnessConstancy", "cs": "CensusConstancy"}
 HALO = {"gc": 1, "gray": 1, "cs": 2}
+SIZES = {f"{TERMS[name]}::HALO": halo for name, halo in HALO.items()}
+STRUCTS = {"Span": SPAN}
 EXPRESSIONS = tuple(
     f"{kernel}<{term}>" for kernel, term in itertools.product(("linearize", "upsample_and_linearize"), TERMS.values())
 )
@@ -42,7 +56,9 @@ def upload_upsampling(device: Device, tables: tuple[TapTable, TapTable], const_a
     rows, columns = tables
     strips = source_strips(columns.index, TILE - 2 * HALO[const_assumption], HALO[const_assumption])
     n_taps = rows.index.shape[1], columns.index.shape[1]
-    return Upsampling(upload_taps(device, [tables]), upload(device, strips), n_taps, int(strips[:, 1].max()))
+    return Upsampling(
+        upload_taps(device, [tables]), upload(device, strips.view(np.int32)), n_taps, int(strips["count"].max())
+    )
 
 
 def linearize(

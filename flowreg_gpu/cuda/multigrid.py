@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
-from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, SHARED_MEMORY, frame_stride, pixel_grid
-from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_weight
+from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, OPT_IN_SHARED_MEMORY, frame_stride, pixel_grid
+from flowreg_gpu.cuda.structs import SMOOTHNESS, struct
+from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, Grid, Relaxation, plan_grids, robust_coefficients
 
-__all__ = ["EXPRESSIONS", "FILE", "relax_in_cycles", "scratch_planes"]
+__all__ = ["EXPRESSIONS", "FILE", "SIZES", "STRUCTS", "relax_in_cycles"]
 
 FILE = "multigrid.cu"
 EXPRESSIONS = (
@@ -25,9 +26,21 @@ EXPRESSIONS = (
 SMALL_PIXELS = 8192  # of the largest grid that takes one launch with all coarser ones; the finest is never among them
 THREADS = (32, 16)
 TILE_WIDTH = 64  # pixels with halo
-WAY_BACK, WAY_DOWN = 2, 4  # pixels around a tile that they take, even numbers
+#: Pixels around a tile that a launch takes on the way back from the coarser grid, and on the way to it; even numbers.
+CORRECTION_HALO, RESTRICTION_HALO = 2, 4
 PIXEL_BYTES = 28  # of shared memory, for the system and the increment of a tile's pixel
-GRID_BYTES = 48  # of shared memory, for what describes a small grid
+SIZES = {
+    "Tile::WIDTH": TILE_WIDTH,
+    "CORRECTION_HALO": CORRECTION_HALO,
+    "RESTRICTION_HALO": RESTRICTION_HALO,
+    "sizeof(System) + 2 * sizeof(float)": PIXEL_BYTES,
+}
+
+_GRID = struct(height=np.int32, width=np.int32, c=SMOOTHNESS)
+PLANES = struct(
+    grid=_GRID, left=np.int32, top=np.int32, pitch=np.int32, plane=np.int32, system=np.uintp, increment=np.uintp
+)
+STRUCTS = {"Smoothness": SMOOTHNESS, "Grid": _GRID, "Planes": PLANES}
 
 Edge = tuple[np.float32, np.float32]
 
@@ -54,10 +67,10 @@ def relax_in_cycles(
     scratch = device.empty((frames, 7, max(_pixels(small[1:]), 1)), np.float32)
     laplacian = _differentiate(device, flow, edge)
     # of one cycle and of the next, as tiles read what lies around them
-    shares, increments = (
+    data_weights, increments = (
         [device.empty((frames, count, height, width), np.float32) for _ in range(2)] for count in (channels, 2)
     )
-    psi = tuple(map(np.float32, robust_weight(relaxation.a_data, relaxation.beta)))
+    psi = robust_coefficients(relaxation.a_data, relaxation.beta)
     for cycle in range(cycles + 1):
         refreshed = (cycle + 1) % relaxation.lag == 0
         _relax(
@@ -65,22 +78,17 @@ def relax_in_cycles(
             f"relax_finest<{channels}>",
             finest,
             omega,
-            (tensor, weight, laplacian, shares[0], increments[0], coarser[0].increment),
+            (tensor, weight, laplacian, data_weights[0], increments[0], coarser[0].increment),
             (np.int64(frame_stride(laplacian)), *map(np.int32, (cycle, cycles, refreshed)), *psi),
-            (shares[1], increments[1], coarser[0].system),
-            halo=WAY_BACK * (cycle > 0) + WAY_DOWN * (cycle < cycles),
+            (data_weights[1], increments[1], coarser[0].system),
+            halo=CORRECTION_HALO * (cycle > 0) + RESTRICTION_HALO * (cycle < cycles),
         )
         increments.reverse()
         if refreshed or cycle == 0:
-            shares.reverse()
+            data_weights.reverse()
         if cycle < cycles:
             _relax_coarser(device, coarser, small, omega, scratch)
     return increments[0]
-
-
-def scratch_planes(height: int, width: int, channels: int, edge: Edge) -> float:
-    """Float32 planes of a level that it takes for every frame beside the result."""
-    return 2 * channels + 4 + 7 * _pixels(plan_grids(height, width, edge)[1:]) / (height * width)
 
 
 def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
@@ -91,7 +99,7 @@ def _split(grids: list[Grid]) -> tuple[Grid, list[Grid], list[Grid]]:
 
 def _tile_height(device: Device) -> int:
     """Rows with halo, an even number: a multiprocessor has room for two tiles, or for one of what every GPU has."""
-    return max(device.shared_memory // 2, SHARED_MEMORY) // (PIXEL_BYTES * TILE_WIDTH) // 2 * 2
+    return max(device.shared_memory // 2, OPT_IN_SHARED_MEMORY) // (PIXEL_BYTES * TILE_WIDTH) // 2 * 2
 
 
 def _pixels(grids: list[Grid]) -> int:
@@ -128,9 +136,9 @@ def _relax(
     inputs: tuple[Buffer, ...],
     scalars: tuple[np.generic, ...],
     outputs: tuple[Buffer, ...],
-    halo: int = WAY_DOWN,
+    halo: int = RESTRICTION_HALO,
 ) -> None:
-    """Relax the tiles of a grid on the way down, on the way back, or both; on coarser grids either takes that halo."""
+    """Relax the tiles of a grid on the way to the coarsest, on the way back, or both; coarser grids take that halo."""
     tile_height = _tile_height(device)
     inner_width, inner_height = TILE_WIDTH - 2 * halo, tile_height - 2 * halo
     device.kernel(FILE, kernel)(
@@ -168,5 +176,5 @@ def _relax_small(device: Device, planes: _Planes, grids: list[Grid], omega: np.f
             scratch,
             np.int32(scratch.shape[2]),
         ),
-        shared_mem=GRID_BYTES * len(grids),
+        shared_mem=PLANES.itemsize * len(grids),
     )

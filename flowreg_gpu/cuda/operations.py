@@ -20,8 +20,9 @@ from flowreg_gpu.model.relaxation import Relaxation
 
 __all__ = ["CudaOperations"]
 
-# Taps of rows times taps of columns of an upsampling. Where there are more, as from the start flow to the coarsest
-# level, a tile's taps would span much of the flow, and mostly all frames share what they make.
+# Taps of rows times taps of columns of an upsampling that `linearize` does itself: cubic interpolation has 4 x 4, as
+# from every level to the next finer one. Where there are more, as from the start flow to the coarsest level, the taps
+# of a tile would span much of the flow, and mostly all frames share what they make.
 FEW_TAPS = 16
 
 
@@ -35,32 +36,29 @@ class CudaOperations:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        # by identity; the host's objects are kept, so that no others can get their numbers
-        self._tables: dict[tuple[int, ...], tuple[Sequence[Tables], pyramid.DeviceTables]] = {}
-        self._upsamplings: dict[tuple[int, int, str], tuple[Tables, motion_tensor.Upsampling]] = {}
-        self._descents: dict[int, tuple[Descent, descend.Levels | None]] = {}
+        self._tables: dict[tuple[Tables, ...], pyramid.DeviceTables] = {}
+        self._upsamplings: dict[tuple[Tables, str], motion_tensor.Upsampling] = {}
+        self._descents: dict[Descent, descend.Levels | None] = {}
 
     def _uploaded(self, *tables: Tables) -> pyramid.DeviceTables:
-        key = tuple(id(table) for pair in tables for table in pair)
-        if key not in self._tables:
-            self._tables[key] = (tables, pyramid.upload_tables(self.device, tables))
-        return self._tables[key][1]
+        if tables not in self._tables:
+            self._tables[tables] = pyramid.upload_tables(self.device, tables)
+        return self._tables[tables]
 
     def _upsampling(self, tables: Tables, const_assumption: str) -> motion_tensor.Upsampling | None:
         """None where there are too many taps, with the tables ready for `resize`."""
         if math.prod(table.index.shape[1] for table in tables) > FEW_TAPS:
             self._uploaded(tables)
             return None
-        key = id(tables[0]), id(tables[1]), const_assumption
+        key = tables, const_assumption
         if key not in self._upsamplings:
-            uploaded = motion_tensor.upload_upsampling(self.device, tables, const_assumption)
-            self._upsamplings[key] = (tables, uploaded)
-        return self._upsamplings[key][1]
+            self._upsamplings[key] = motion_tensor.upload_upsampling(self.device, tables, const_assumption)
+        return self._upsamplings[key]
 
     def _levels(self, descent: Descent, full: tuple[int, ...]) -> descend.Levels | None:
-        if id(descent) not in self._descents:
-            self._descents[id(descent)] = descent, descend.upload_levels(self.device, descent, full)
-        return self._descents[id(descent)][1]
+        if descent not in self._descents:
+            self._descents[descent] = descend.upload_levels(self.device, descent, full)
+        return self._descents[descent]
 
     def prepare_descent(self, descent: Descent, height: int, width: int) -> None:
         """Upload the tables of a descent."""
@@ -68,9 +66,9 @@ class CudaOperations:
         levels = self._levels(descent, (height, width))
         if levels is not None:
             done = levels.number
-            self._uploaded(descent.levels[0].from_above)
+            self._uploaded(descent.levels[0].from_coarser)
         for level in descent.levels[done:]:
-            self._upsampling(level.from_above, descent.const_assumption)
+            self._upsampling(level.from_coarser, descent.const_assumption)
         if descent.to_full is not None:
             self._uploaded(descent.to_full)
 
@@ -109,7 +107,7 @@ class CudaOperations:
         levels = self._levels(descent, moving.planes.shape[2:])
         if levels is None:
             return flow, 0
-        flow = self.resize(flow, descent.levels[0].from_above)
+        flow = self.resize(flow, descent.levels[0].from_coarser)
         return descend.descend(self.device, levels, descent, reference, weight, moving, flow), levels.number
 
     def linearize(

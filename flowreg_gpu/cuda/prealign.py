@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, line_grid, upload
+from flowreg_gpu.cuda.structs import struct
 
-__all__ = ["EXPRESSIONS", "FILE", "Aligner", "phase_shift", "prepare_alignment"]
+__all__ = ["EXPRESSIONS", "FILE", "SIZES", "STRUCTS", "Aligner", "phase_shift", "prepare_alignment"]
 
 FILE = "prealign.cu"
 EXPRESSIONS = ("weighted_mean", "centre", "whiten", "whole_shift", "fourier_sums", "refined_shift")
 
 BLOCK = (512,)  # threads that reduce one frame
 COLUMNS = (64,)  # threads of a Fourier sum, one a column
-# bytes of shared memory per thread: struct Sum, Peak, Overlaps, and a complex number, as in prealign.cu
-SUM, PEAK, OVERLAPS, COMPLEX = 8, 16, 32, 16
+# what a thread holds in shared memory
+SUM, PEAK = struct(value=np.float64), struct(value=np.float64, index=np.int32)
+OVERLAPS = struct(score=(np.float64, (4,)))
+COMPLEX = np.dtype(np.complex128)
+STRUCTS = {"Sum": SUM, "Peak": PEAK, "Overlaps": OVERLAPS}
+SIZES = {"sizeof(double2)": COMPLEX.itemsize}
 
 
 class Aligner(NamedTuple):
@@ -71,7 +76,7 @@ def phase_shift(device: Device, aligner: Aligner, moving: Buffer) -> Buffer:
         (1, 1, frames),
         BLOCK,
         (correlation, aligner.image, image, np.int32(height), np.int32(width), *spacing, whole, shift),
-        shared_mem=BLOCK[0] * max(PEAK, OVERLAPS),
+        shared_mem=BLOCK[0] * max(PEAK.itemsize, OVERLAPS.itemsize),
     )
     if aligner.upsampling > 1:
         size = math.ceil(1.5 * aligner.upsampling)
@@ -81,7 +86,7 @@ def phase_shift(device: Device, aligner: Aligner, moving: Buffer) -> Buffer:
             (1, 1, frames),
             BLOCK,
             (upsampled, whole, np.int32(size), np.int32(aligner.upsampling), *spacing, shift),
-            shared_mem=BLOCK[0] * PEAK,
+            shared_mem=BLOCK[0] * PEAK.itemsize,
         )
     return shift
 
@@ -113,7 +118,7 @@ def _centre(device: Device, images: Buffer, window: Buffer) -> tuple[Buffer, Buf
         (1, 1, shape[0]),
         BLOCK,
         (images, window, np.int32(shape[1] * shape[2]), centred, samples),
-        shared_mem=BLOCK[0] * SUM,
+        shared_mem=BLOCK[0] * SUM.itemsize,
     )
     return centred, samples
 
@@ -129,6 +134,6 @@ def _fourier_sums(device: Device, spectra: Buffer, whole: Buffer, axis: int, ups
         column_grid(columns, size, frames),
         COLUMNS,
         (spectra, whole, np.int32(length), np.int32(columns), np.int32(axis), np.int32(upsampling), out),
-        shared_mem=COLUMNS[0] * COMPLEX,
+        shared_mem=COLUMNS[0] * COMPLEX.itemsize,
     )
     return out

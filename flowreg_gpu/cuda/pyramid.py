@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cuda.device import Buffer, Device
+from flowreg_gpu.cuda.device import DEFAULT_SHARED_MEMORY, Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, upload
+from flowreg_gpu.cuda.structs import SPAN, filled, struct
 from flowreg_gpu.model.resampling import TapTable
 
 __all__ = [
     "EXPRESSIONS",
     "FILE",
+    "STRUCTS",
     "DeviceTables",
     "Pyramid",
     "Taps",
@@ -32,7 +34,13 @@ EXPRESSIONS = ("resample",)
 
 TILE = (32, 8)  # pixels (x, y) of an output that a block makes at most
 TILE_SOURCE = 512  # input columns times output rows beyond which a tile gets fewer rows: two a thread
-SHARED_MEMORY = 48 * 1024  # bytes that a block has for the asking; a tile that needs more gets narrower
+
+_INTEGERS = (
+    *("first_block", "tiles_x", "tile_height", "tile_width", "height", "width"),
+    *("row_taps", "first_row_tap", "column_taps", "first_column_tap", "first_pixel", "first_strip"),
+)
+LEVEL = struct(**dict.fromkeys(_INTEGERS, np.int32))
+STRUCTS = {"Level": LEVEL, "Span": SPAN}
 
 
 class Taps(NamedTuple):
@@ -47,7 +55,7 @@ class Taps(NamedTuple):
 class DeviceTables(NamedTuple):
     """Tap tables of one or several levels on the device.
 
-    `sizes` are the levels' (h, w); `levels` and `strips` are what pyramid.cu calls Level and Strip; `blocks` and the
+    `sizes` are the levels' (h, w); `levels` and `strips` hold what pyramid.cu calls Level and Span; `blocks` and the
     bytes of `shared_memory` are the launch's.
     """
 
@@ -62,24 +70,39 @@ class DeviceTables(NamedTuple):
 def upload_tables(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -> DeviceTables:
     """Copy the tables (rows, columns) of some levels to the device, and lay their tiles out."""
     levels, strips, floats = [], [], 0
-    begin = np.zeros(5, np.int64)  # blocks, taps of rows, taps of columns, pixels, strips so far
+    blocks = n_row_taps = n_column_taps = pixels = n_strips = 0  # before this level
     for rows, columns in tables:
         (height, row_taps), (width, column_taps) = rows.index.shape, columns.index.shape
         tile_width, tile_height, own = _tiles(columns.index)
-        size = tile_height, tile_width, height, width
-        taps = row_taps, begin[1], column_taps, begin[2]
-        levels.append((begin[0], len(own), *size, *taps, *begin[3:]))
-        blocks = len(own) * -(-height // tile_height)
-        begin += blocks, rows.index.size, columns.index.size, height * width, len(own)
-        floats = max(floats, tile_height * own[:, 1].max())
+        levels.append(
+            filled(
+                LEVEL,
+                first_block=blocks,
+                tiles_x=len(own),
+                tile_height=tile_height,
+                tile_width=tile_width,
+                height=height,
+                width=width,
+                row_taps=row_taps,
+                first_row_tap=n_row_taps,
+                column_taps=column_taps,
+                first_column_tap=n_column_taps,
+                first_pixel=pixels,
+                first_strip=n_strips,
+            )
+        )
         strips.append(own)
+        floats = max(floats, tile_height * int(own["count"].max()))
+        blocks, n_strips = blocks + len(own) * -(-height // tile_height), n_strips + len(own)
+        n_row_taps, n_column_taps = n_row_taps + rows.index.size, n_column_taps + columns.index.size
+        pixels += height * width
     return DeviceTables(
         [(len(rows.index), len(columns.index)) for rows, columns in tables],
         upload_taps(device, tables),
-        upload(device, np.array(levels, np.int32)),
-        upload(device, np.concatenate(strips)),
-        int(begin[0]),
-        4 * int(floats),
+        upload(device, np.stack(levels).view(np.int32)),
+        upload(device, np.concatenate(strips).view(np.int32)),
+        blocks,
+        4 * floats,
     )
 
 
@@ -95,21 +118,21 @@ def upload_taps(device: Device, tables: Sequence[tuple[TapTable, TapTable]]) -> 
     return Taps(*(upload(device, np.concatenate([array.ravel() for array in some])) for some in arrays))
 
 
-def source_strips(index: NDArray[np.int32], width: int, halo: int = 0) -> NDArray[np.int32]:
-    """Input columns (first, count) of every strip of `width` output columns and a halo; `index` (w, taps)."""
+def source_strips(index: NDArray[np.int32], width: int, halo: int = 0) -> NDArray[Any]:
+    """Input columns, of dtype `SPAN`, of every strip of `width` output columns and a halo; `index` (w, taps)."""
     begins = range(0, len(index), width)
     parts = [index[max(begin - halo, 0) : begin + width + halo] for begin in begins]
-    return np.array([(part.min(), np.ptp(part) + 1) for part in parts], np.int32)
+    return np.array([(part.min(), np.ptp(part) + 1) for part in parts], SPAN)
 
 
-def _tiles(index: NDArray[np.int32]) -> tuple[int, int, NDArray[np.int32]]:
+def _tiles(index: NDArray[np.int32]) -> tuple[int, int, NDArray[Any]]:
     """Width and height of a level's tiles, and its strips; `index` (w, taps)."""
     width, height = TILE
     strips = source_strips(index, width)
-    while 4 * strips[:, 1].max() > SHARED_MEMORY and width > 1:
+    while 4 * strips["count"].max() > DEFAULT_SHARED_MEMORY and width > 1:  # a tile that needs more gets narrower
         width //= 2
         strips = source_strips(index, width)
-    return width, min(max(TILE_SOURCE // int(strips[:, 1].max()), 1), height), strips
+    return width, min(max(TILE_SOURCE // int(strips["count"].max()), 1), height), strips
 
 
 class Pyramid:

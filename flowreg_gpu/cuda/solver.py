@@ -10,15 +10,15 @@ import numpy as np
 from flowreg_gpu.cuda import multigrid
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
-from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, GROUP, SHARED_MEMORY, frame_stride, pixel_grid
-from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_weight
+from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, GROUP, OPT_IN_SHARED_MEMORY, frame_stride, pixel_grid
+from flowreg_gpu.cuda.structs import PSI, SMOOTHNESS, filled, struct
+from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
 __all__ = [
     "EXPRESSIONS",
     "FILE",
-    "data_weight",
+    "STRUCTS",
     "is_robust",
-    "scratch_planes",
     "solve",
 ]
 
@@ -34,6 +34,20 @@ EXPRESSIONS = (
     *(f"relax_strips<{channels}>" for channels in CHANNELS),
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
+
+_INTEGERS = (
+    *("height", "width", "strip_height", "strip_width", "pitch", "is_first", "first", "more", "lag", "half_sweeps"),
+    *("refreshes", "increment_rows", "fixed_rows", "colour_threads", "first_loading"),
+)
+STRIP_PLAN = struct(
+    **dict.fromkeys(_INTEGERS, np.int32),
+    omega=np.float32,
+    flow_stride=np.int64,
+    smoothness=SMOOTHNESS,
+    first_psi=PSI,
+    psi=PSI,
+)
+STRUCTS = {"Psi": PSI, "Smoothness": SMOOTHNESS, "StripPlan": STRIP_PLAN}
 
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
@@ -126,27 +140,13 @@ def solve(
         (np.float32(0.5) / along, np.float32(0.5) / across),
         np.float32(relaxation.omega),
         relaxation,
-        data_weight(relaxation),
-        _single(robust_weight(relaxation.a_smooth, relaxation.beta)),
+        robust_coefficients(relaxation.a_data, relaxation.beta),
+        robust_coefficients(relaxation.a_smooth, relaxation.beta),
         ordered,
         is_robust(relaxation),
     )
     ways = {"order": _relax_ordered, "strips": _relax_in_strips, "colours": _relax_by_colour}
     return ways[_way(height, width, tensor.shape[1], relaxation)](level)
-
-
-def scratch_planes(
-    height: int,
-    width: int,
-    channels: int,
-    alpha: tuple[float, float],
-    spacing: tuple[float, float],
-    relaxation: Relaxation,
-) -> float:
-    """Float32 planes that a solve takes for every frame beside its result."""
-    if relaxation.rule == "multigrid":
-        return multigrid.scratch_planes(height, width, channels, edge_weights(alpha, spacing))
-    return 2 if _way(height, width, channels, relaxation) == "strips" else 5 + is_robust(relaxation)
 
 
 def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
@@ -155,23 +155,13 @@ def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
         return "order"
     if is_robust(relaxation):
         return "colours"
-    widest = _widest_strip(width, channels, relaxation.lag, _schedule(relaxation, 1), SHARED_MEMORY)
+    widest = _widest_strip(width, channels, relaxation.lag, _schedule(relaxation, 1), OPT_IN_SHARED_MEMORY)
     return "strips" if widest >= min(width, NARROWEST_STRIP) else "colours"
 
 
 def is_robust(relaxation: Relaxation) -> bool:
     """Whether the smoothness is."""
     return relaxation.a_smooth < 1 and relaxation.beta > 0
-
-
-def data_weight(relaxation: Relaxation) -> Psi:
-    """Psi of the data term, as the kernels take it."""
-    return _single(robust_weight(relaxation.a_data, relaxation.beta))
-
-
-def _single(psi: tuple[float, float, float]) -> Psi:
-    constant, factor, power = map(np.float32, psi)
-    return constant, factor, power
 
 
 # Rule block
@@ -184,23 +174,42 @@ class _Run(NamedTuple):
     more: int
     unweighted: bool
 
-    def floats(self, channels: int, lag: int) -> int:
-        """Floats that a strip needs for each column; see the kernel."""
-        half_sweeps, refreshes = 2 * (self.first + self.more), self.refreshes(lag)
-        last_refresh = 2 * (self.first + (refreshes - 2) * lag) if refreshes > 1 else 0
-        increment, coefficients, fixed = 2 * half_sweeps + 2, 2 * half_sweeps, 2 * last_refresh + 2  # rows
-        return 2 * increment + 5 * coefficients + (7 * channels + 2) * fixed
+    @property
+    def half_sweeps(self) -> int:
+        """Sweeps of one colour."""
+        return 2 * (self.first + self.more)
+
+    @property
+    def increment_rows(self) -> int:
+        """Rows of the ring of increments: those that the half-sweeps are at."""
+        return 2 * self.half_sweeps + 2
 
     def refreshes(self, lag: int) -> int:
         """Refreshes of psi, the start with psi = 1 among them."""
         return 1 + -(-self.more // lag)
 
+    def fixed_rows(self, lag: int) -> int:
+        """Rows of the ring of what a refresh reads: those up to the last refresh."""
+        refreshes = self.refreshes(lag)
+        last_refresh = 2 * (self.first + (refreshes - 2) * lag) if refreshes > 1 else 0
+        return 2 * last_refresh + 2
+
+    def floats(self, channels: int, lag: int) -> int:
+        """Floats that a strip needs for each column; see the kernel."""
+        coefficient_rows = 2 * self.half_sweeps
+        return 2 * self.increment_rows + 5 * coefficient_rows + (7 * channels + 2) * self.fixed_rows(lag)
+
+    def colour_threads(self, columns: int) -> int:
+        """Threads that relax one colour of a strip with its halo, in whole warps as all others; see the kernel."""
+        return _whole_warps(-(-columns // 8) * (self.first + self.more))
+
+    def first_loading(self, columns: int, lag: int) -> int:
+        """Number of the first thread that loads, behind those that relax and those that refresh."""
+        return 2 * self.colour_threads(columns) + _whole_warps(2 * -(-columns // 8) * self.refreshes(lag))
+
     def threads(self, columns: int, channels: int, lag: int) -> int:
-        """Threads that a strip with its halo needs, in whole warps; see the kernel."""
-        quads = -(-columns // 8)
-        relaxing = 2 * _whole_warps(quads * (self.first + self.more))
-        refreshing = _whole_warps(2 * quads * self.refreshes(lag))
-        return relaxing + refreshing + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
+        """Threads that a strip with its halo needs."""
+        return self.first_loading(columns, lag) + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
 
     def most_columns(self, channels: int, lag: int, shared_memory: int) -> int:
         """Columns of the widest strip with its halo."""
@@ -243,7 +252,7 @@ def _widest_strip(width: int, channels: int, lag: int, schedule: list[_Run], sha
     for run in schedule:
         columns = run.most_columns(channels, lag, shared_memory)
         if columns < width:
-            widest = min(widest, columns - 4 * (run.first + run.more))
+            widest = min(widest, columns - 2 * run.half_sweeps)
     return widest
 
 
@@ -257,7 +266,7 @@ def _plan_strips(width: int, channels: int, relaxation: Relaxation, shared_memor
             return width, schedule
         if widest >= NARROWEST_STRIP:
             strip = -(-width // -(-width // widest) // 2) * 2
-            halo = 4 * max(run.first + run.more for run in schedule)
+            halo = 2 * max(run.half_sweeps for run in schedule)
             if refreshes == 1 or halo <= LARGEST_HALO * strip:
                 return strip, schedule
         refreshes -= 1
@@ -266,39 +275,41 @@ def _plan_strips(width: int, channels: int, relaxation: Relaxation, shared_memor
 def _relax_in_strips(level: _Level) -> Buffer:
     """Several sweeps and refreshes of psi in a launch, from one increment to another."""
     frames, channels, _, height, width = level.tensor.shape
-    strip_width, schedule = _plan_strips(width, channels, level.relaxation, level.device.shared_memory)
+    lag, shared_memory = level.relaxation.lag, level.device.shared_memory
+    strip_width, schedule = _plan_strips(width, channels, level.relaxation, shared_memory)
     strips = -(-width // strip_width)
+    sections = -(-level.device.multiprocessors // (frames * strips))
     now, then = level.empty(2), level.empty(2)
     for number, run in enumerate(schedule):
-        half_sweeps = 2 * (run.first + run.more)
-        sections = -(-level.device.multiprocessors // (frames * strips))
-        strip_height = max(-(-height // sections // 2) * 2, 4 * half_sweeps)
-        columns = min(strip_width + 2 * half_sweeps, width)
-        lag = level.relaxation.lag
-        pitch = run.pitch(columns, channels, lag, level.device.shared_memory)
+        strip_height = max(-(-height // sections // 2) * 2, 4 * run.half_sweeps)
+        pitch = run.pitch(min(strip_width + 2 * run.half_sweeps, width), channels, lag, shared_memory)
+        plan = filled(
+            STRIP_PLAN,
+            height=height,
+            width=width,
+            strip_height=strip_height,
+            strip_width=strip_width,
+            pitch=pitch,
+            is_first=number == 0,
+            first=run.first,
+            more=run.more,
+            lag=lag,
+            half_sweeps=run.half_sweeps,
+            refreshes=run.refreshes(lag),
+            increment_rows=run.increment_rows,
+            fixed_rows=run.fixed_rows(lag),
+            colour_threads=run.colour_threads(pitch),
+            first_loading=run.first_loading(pitch, lag),
+            omega=level.omega,
+            flow_stride=level.flow_stride,
+            smoothness=level.edge,
+            first_psi=_NO_PSI if run.unweighted else level.psi_data,
+            psi=level.psi_data,
+        )
         level.device.kernel(FILE, f"relax_strips<{channels}>")(
             (strips, -(-height // strip_height), frames),
             (run.threads(pitch, channels, lag),),
-            (
-                level.tensor,
-                level.weight,
-                level.flow,
-                now,
-                *level.size,
-                np.int32(strip_height),
-                np.int32(strip_width),
-                np.int32(pitch),
-                level.flow_stride,
-                np.int32(number == 0),
-                np.int32(run.first),
-                np.int32(run.more),
-                np.int32(lag),
-                *level.edge,
-                level.omega,
-                *(_NO_PSI if run.unweighted else level.psi_data),
-                *level.psi_data,
-                then,
-            ),
+            (level.tensor, level.weight, level.flow, now, plan, then),
             shared_mem=4 * run.floats(channels, lag) * pitch,
         )
         now, then = then, now

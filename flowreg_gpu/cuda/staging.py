@@ -11,7 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device, Event
 
-__all__ = ["PinnedArrays", "Staging"]
+__all__ = ["SLOTS", "PinnedArrays", "Staging"]
+
+SLOTS = 2  # uploads that can be under way or in use at a time: one is filled while the other is used
 
 
 class PinnedArrays:
@@ -54,7 +56,7 @@ class Staging:
         Uploads that can be under way or in use at a time.
     """
 
-    def __init__(self, device: Device, shapes: Sequence[tuple[tuple[int, ...], DTypeLike]], slots: int = 2) -> None:
+    def __init__(self, device: Device, shapes: Sequence[tuple[tuple[int, ...], DTypeLike]], slots: int = SLOTS) -> None:
         self._device = device
         self._up, self._down = device.stream(), device.stream()
         self._ring = deque([_Slot(device, shape, dtype) for shape, dtype in shapes] for _ in range(slots))

@@ -12,19 +12,35 @@ import numpy as np
 
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.preprocess import C_TYPES
+from flowreg_gpu.cuda.structs import struct
 
-__all__ = ["EXPRESSIONS", "FILE", "ReferenceSums", "describe_flow", "describe_frames", "prepare_reference"]
+__all__ = [
+    "EXPRESSIONS",
+    "FILE",
+    "SIZES",
+    "STRUCTS",
+    "ReferenceSums",
+    "describe_flow",
+    "describe_frames",
+    "prepare_reference",
+]
 
 FILE = "statistics.cu"
 EXPRESSIONS = (*(f"image_sums<{kind}>" for kind in C_TYPES.values()), "correlate", "flow_sums", "settle")
 
 COLUMNS = 8
 CORRELATIONS = {"correlation_before": 4, "correlation_after": 5}
+SIZES = {"COLUMNS": COLUMNS, **{name.upper(): column for name, column in CORRELATIONS.items()}}
 
 BLOCK = (256,)
-SHARE = 16 * BLOCK[0]  # elements that a block adds up; with it the order of all sums is fixed
-IMAGE_SUMS, FLOW_SUMS = 3, 5  # float64 numbers that a block leaves
-DOUBLE = np.dtype(np.float64).itemsize
+PART = 16 * BLOCK[0]  # elements that a block adds up; with it the order of all sums is fixed
+# what a block leaves of a part
+IMAGE_SUMS = ("a", "aa", "ab")
+FLOW_SUMS = ("length", "u", "v", "divergence", "largest")
+STRUCTS = {
+    "ImageSums": struct(**dict.fromkeys(IMAGE_SUMS, np.float64)),
+    "FlowSums": struct(**dict.fromkeys(FLOW_SUMS, np.float64)),
+}
 
 
 class ReferenceSums(NamedTuple):
@@ -34,8 +50,8 @@ class ReferenceSums(NamedTuple):
 
 
 def part_grid(count: int, frames: int) -> tuple[int, int, int]:
-    """Blocks of `SHARE` elements that cover `count`, for every frame."""
-    return -(-count // SHARE), 1, frames
+    """Blocks of `PART` elements that cover `count`, for every frame."""
+    return -(-count // PART), 1, frames
 
 
 def prepare_reference(device: Device, reference: Buffer) -> ReferenceSums:
@@ -79,7 +95,7 @@ def describe_frames(
             np.int32(CORRELATIONS[column]),
             statistics,
         ),
-        shared_mem=BLOCK[0] * IMAGE_SUMS * DOUBLE,
+        shared_mem=BLOCK[0] * STRUCTS["ImageSums"].itemsize,
     )
 
 
@@ -100,10 +116,10 @@ def describe_flow(device: Device, flow: Buffer, statistics: Buffer) -> None:
             f"flow is {flow.shape} and statistics {statistics.shape}, expected (n, 2, H, W), H, W >= 2, and (n, 8)"
         )
     grid = part_grid(height * width, count)
-    partial = device.empty((count, grid[0], FLOW_SUMS), np.float64)
-    shared = BLOCK[0] * FLOW_SUMS * DOUBLE
+    partial = device.empty((count, grid[0], len(FLOW_SUMS)), np.float64)
+    shared = BLOCK[0] * STRUCTS["FlowSums"].itemsize
     device.kernel(FILE, "flow_sums")(
-        grid, BLOCK, (flow, np.int32(height), np.int32(width), np.int32(SHARE), partial), shared_mem=shared
+        grid, BLOCK, (flow, np.int32(height), np.int32(width), np.int32(PART), partial), shared_mem=shared
     )
     device.kernel(FILE, "settle")(
         (1, 1, count),
@@ -116,11 +132,11 @@ def describe_flow(device: Device, flow: Buffer, statistics: Buffer) -> None:
 def _image_sums(device: Device, frames: Buffer, count: int, elements: int, reference: Buffer) -> Buffer:
     """Sums (n, parts, 3) of frames and of their products with the reference."""
     grid = part_grid(elements, count)
-    partial = device.empty((count, grid[0], IMAGE_SUMS), np.float64)
+    partial = device.empty((count, grid[0], len(IMAGE_SUMS)), np.float64)
     device.kernel(FILE, f"image_sums<{C_TYPES[frames.dtype]}>")(
         grid,
         BLOCK,
-        (frames, reference, np.int32(elements), np.int32(SHARE), partial),
-        shared_mem=BLOCK[0] * IMAGE_SUMS * DOUBLE,
+        (frames, reference, np.int32(elements), np.int32(PART), partial),
+        shared_mem=BLOCK[0] * STRUCTS["ImageSums"].itemsize,
     )
     return partial

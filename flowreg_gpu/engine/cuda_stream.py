@@ -14,23 +14,16 @@ from numpy.typing import DTypeLike, NDArray
 from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryError
 from flowreg_gpu.cuda.flow import add_frames, interleave
 from flowreg_gpu.cuda.launch import upload
+from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.cuda.staging import PinnedArrays, Staging
 from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult
-from flowreg_gpu.engine.cuda_task import DeviceTask, frame_bytes
+from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.memory import device_batch, frame_bytes
 
-__all__ = ["BatchState", "DeviceStream", "device_batch"]
+__all__ = ["BatchState", "DeviceStream"]
 
-# Share of the free memory that the frames on the device may take: the rest is for what they share and for gaps between
-# blocks. Beyond LARGEST_BATCH frames the time of the launches hardly counts.
-MEMORY_SHARE, LARGEST_BATCH = 0.6, 128
 LARGEST_GRID = 65535  # planes of a launch
-
-
-def device_batch(free_memory: int, bytes_per_frame: int, multiprocessors: int) -> int:
-    """Frames that the device takes at a time: one to each of its multiprocessors, or to some, or several to all."""
-    frames = max(1, min(int(MEMORY_SHARE * free_memory) // bytes_per_frame, max(LARGEST_BATCH, multiprocessors)))
-    return max(frames // multiprocessors * multiprocessors, min(frames, multiprocessors))
 
 
 @dataclasses.dataclass
@@ -162,16 +155,10 @@ class DeviceStream:
 
     def _largest_part(self, batch: Batch) -> int:
         """Frames that the device takes at a time."""
-        _, height, width, channels = batch.frames.shape
+        channels = batch.frames.shape[-1]
         if self._limit is None:
-            needed = frame_bytes(
-                height,
-                width,
-                channels,
-                batch.frames.dtype.itemsize,
-                self._job.options,
-                own_planes=batch.planes is not None,
-            )
+            paper = PaperDevice(self._device.shared_memory, self._device.multiprocessors)
+            needed = frame_bytes(self._job, batch.frames.dtype, paper)
             self._limit = device_batch(self._device.free_memory(), needed, self._device.multiprocessors)
         limit: int = min(self._limit, LARGEST_GRID // max(channels, 2))
         return limit

@@ -6,9 +6,9 @@ input samples enter and with which weight; the boundary rule is already folded i
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,14 @@ __all__ = [
 CUBIC_A = -0.75
 
 
-class TapTable(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class TapTable:
     """Filter taps along one axis: `index` (n_out, taps) int32 into the input, `weight` (n_out, taps) float32.
 
-    Tables are shared: never write into one.
+    Tables are shared: never write into one. Each equals itself alone, so that a device finds those it has uploaded.
     """
 
-    index: NDArray[np.int32]  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: NDArray[np.int32]
     weight: NDArray[np.float32]
 
 
@@ -86,8 +87,8 @@ def resampling_table(size: int, new_size: int, sigma: float) -> TapTable:
     index = first[:, None] + np.arange(2 * radius + 4)
     distance = position[:, None] - index
     weight = np.zeros_like(distance)
-    for offset, share in zip(range(-radius, radius + 1), gaussian_kernel(sigma, radius), strict=True):
-        weight += share * cubic_kernel(distance - offset)
+    for offset, smoothing in zip(range(-radius, radius + 1), gaussian_kernel(sigma, radius), strict=True):
+        weight += smoothing * cubic_kernel(distance - offset)
     weight /= weight.sum(axis=1, keepdims=True)
     return TapTable(_reflect(index, size), weight.astype(np.float32))
 

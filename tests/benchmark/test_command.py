@@ -12,7 +12,7 @@ import flowreg_gpu as fg
 from flowreg_gpu.benchmark import rivals, row, run
 from flowreg_gpu.benchmark.process import run_apart, tree_bytes
 from flowreg_gpu.benchmark.row import Task, measure
-from flowreg_gpu.benchmark.schedule import RecordingDevice, computation, count_schedule
+from flowreg_gpu.benchmark.schedule import LaunchLog, computation, count_schedule
 from flowreg_gpu.cli.main import main
 from flowreg_gpu.cuda.device import DeviceFacts
 from flowreg_gpu.executors import EXECUTORS
@@ -166,7 +166,7 @@ def test_gpu(in_process, monkeypatch, capsys, tmp_path):
 def test_schedule_is_what_a_device_is_given():
     options = Options(quality="fast")
     counted = count_schedule(32, 40, 2, options, 3)
-    device = RecordingDevice(EmulatedDevice())
+    device = LaunchLog(EmulatedDevice())
     frames = np.random.default_rng(0).integers(0, 999, (3, 32, 40, 2)).astype(np.uint16)
     run_batch = computation(device, frames, frames[0].astype(np.float32), options)
     device.launches.clear()

@@ -183,7 +183,7 @@ def test_plan_follows_the_rules(size, quality, more):
         assert level.spacing == pytest.approx((size[1] / columns, size[0] / rows))
         factor = 1 if index == expected[-1][0] else options.eta ** (-index / 2)
         assert level.alpha == pytest.approx((2 * factor, 6 * factor))
-        for tables, source in ((level.from_full, size), (level.from_above, above)):
+        for tables, source in ((level.from_full, size), (level.from_coarser, above)):
             assert [len(table.index) for table in tables] == [rows, columns]
             assert [int(table.index.max()) for table in tables] == [source[0] - 1, source[1] - 1]
         above = (rows, columns)

@@ -317,7 +317,7 @@ def test_graph(cuda_device, kernels):
         return twice
 
     work()
-    result, replay = cuda_device.record_graph(work)
+    result, replay = cuda_device.capture_graph(work)
     for value in (1, 5):
         cuda_device.copy(given, np.full(4, value, np.float32))
         replay()
@@ -329,9 +329,9 @@ def test_graph(cuda_device, kernels):
 
 @pytest.mark.gpu
 def test_graph_that_fails(cuda_device):
-    """Out of memory while recording: that error, and a device that goes on."""
+    """Out of memory while a graph is captured: that error, and a device that goes on."""
     with pytest.raises(DeviceMemoryError, match=cuda_device.name):
-        cuda_device.record_graph(lambda: cuda_device.empty((2**50,), np.uint8))
+        cuda_device.capture_graph(lambda: cuda_device.empty((2**50,), np.uint8))
     assert fetch(cuda_device, store(cuda_device, np.arange(3)))[2] == 2
 
 

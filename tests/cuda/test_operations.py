@@ -116,7 +116,7 @@ def test_pyramid(device, operations, channels, size, levels):
 
 @pytest.mark.parametrize("limit", [0, 100, 400])
 def test_narrower_tiles_where_the_taps_span_much(device, monkeypatch, limit):
-    monkeypatch.setattr(pyramid, "SHARED_MEMORY", limit)
+    monkeypatch.setattr(pyramid, "DEFAULT_SHARED_MEMORY", limit)
     images, tables = planes(2, 1, 21, 90), resampling_tables(21, 90, 8, 35)
     found = CudaOperations(device).resize(device.to_device(images), tables)
     assert_same(device, found, each(lambda image: cpu_resize(image, tables), images))
@@ -178,7 +178,7 @@ def test_linearize(device, const_assumption, height, width, channels):
 )
 @pytest.mark.parametrize("frames", [1, 2], ids=["shared flow", "flow per frame"])
 def test_linearize_about_a_resampled_flow(device, const_assumption, above, size, frames):
-    """From the level above, from one of the same size or width, and the start flow reduced to the coarsest level."""
+    """From the coarser level, from one of the same size or width, and the start flow reduced to the coarsest level."""
     images, tables = (planes(1, 2, *size), planes(2, 2, *size, seed=1)), resampling_tables(*above, *size)
     linearize_both(device, *images, flows(frames, *above), tables, SPACING, const_assumption)
 
@@ -228,7 +228,7 @@ def block_kernels(request, monkeypatch, device):
     if request.param == "colours":
         monkeypatch.setattr(solver, "_way", lambda *level: chosen(*level).replace("strips", "colours"))
     elif request.param == "narrow strips":
-        for owner, name in ((device, "shared_memory"), (solver, "SHARED_MEMORY")):
+        for owner, name in ((device, "shared_memory"), (solver, "OPT_IN_SHARED_MEMORY")):
             monkeypatch.setattr(owner, name, 16 * 1024)
         monkeypatch.setattr(solver, "NARROWEST_STRIP", 2)
         monkeypatch.setattr(solver, "LARGEST_HALO", 9.0)
@@ -301,7 +301,7 @@ def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
     """Every launch fits, and all sweeps are done with psi refreshed in time."""
     relaxation = Relaxation("block", 1.7, sweeps, lag, 0.45, 1.0)
     assert solver._way(512, 512, channels, relaxation) == "strips"
-    strip, runs = solver._plan_strips(512, channels, relaxation, solver.SHARED_MEMORY)
+    strip, runs = solver._plan_strips(512, channels, relaxation, solver.OPT_IN_SHARED_MEMORY)
     assert strip % 2 == 0
     assert sum(run.first + run.more for run in runs) == sweeps
     done = 0
@@ -310,9 +310,9 @@ def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
         assert refreshed % lag == 0
         assert run.unweighted == (done == 0 and lag > 1)
         columns = strip + 4 * (run.first + run.more)
-        pitch = run.pitch(columns, channels, lag, solver.SHARED_MEMORY)
+        pitch = run.pitch(columns, channels, lag, solver.OPT_IN_SHARED_MEMORY)
         assert pitch >= columns
-        assert 4 * run.floats(channels, lag) * pitch <= solver.SHARED_MEMORY
+        assert 4 * run.floats(channels, lag) * pitch <= solver.OPT_IN_SHARED_MEMORY
         assert run.threads(pitch, channels, lag) <= solver.GROUP[0]
         done += run.first + run.more
 
@@ -331,10 +331,10 @@ def cycle_kernels(request, monkeypatch, device):
     if request.param == "large tiles":
         return
     monkeypatch.setattr(multigrid, "SMALL_PIXELS", 20)
-    rows = 2 * (multigrid.WAY_BACK + multigrid.WAY_DOWN) + int(request.param.split()[2])
+    rows = 2 * (multigrid.CORRECTION_HALO + multigrid.RESTRICTION_HALO) + int(request.param.split()[2])
     shared_memory = multigrid.PIXEL_BYTES * multigrid.TILE_WIDTH * rows
     monkeypatch.setattr(device, "shared_memory", shared_memory)
-    monkeypatch.setattr(multigrid, "SHARED_MEMORY", shared_memory)
+    monkeypatch.setattr(multigrid, "OPT_IN_SHARED_MEMORY", shared_memory)
 
 
 @pytest.mark.usefixtures("cycle_kernels")
@@ -396,7 +396,7 @@ def test_descent(device, monkeypatch, case, apart, height, width):
     """Levels of odd sizes, some too small for the median; the last one at full resolution or not."""
     if apart:
         monkeypatch.setattr(device, "shared_memory", 0)
-        monkeypatch.setattr(descend, "SHARED_MEMORY", 13 * 1024)
+        monkeypatch.setattr(descend, "OPT_IN_SHARED_MEMORY", 13 * 1024)
     operations = CudaOperations(device)  # which has no levels of another layout
     options = Options(**DESCENTS[case])
     channels = 2 if case == "all levels" else 1

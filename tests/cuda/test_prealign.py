@@ -151,7 +151,7 @@ def test_ties_go_to_the_first(device, size):
             whole,
             shifts,
         ),
-        shared_mem=prealign.BLOCK[0] * prealign.OVERLAPS,
+        shared_mem=prealign.BLOCK[0] * prealign.OVERLAPS.itemsize,
     )
     np.testing.assert_array_equal(device.to_host(whole), expected)
     np.testing.assert_array_equal(device.to_host(shifts), np.array(expected)[:, ::-1] * [2.5, 1.25])

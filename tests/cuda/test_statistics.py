@@ -8,7 +8,7 @@ from flowreg_gpu.cuda.preprocess import C_TYPES
 from flowreg_gpu.cuda.statistics import (
     COLUMNS,
     CORRELATIONS,
-    SHARE,
+    PART,
     describe_flow,
     describe_frames,
     part_grid,
@@ -69,9 +69,9 @@ def test_columns():
 
 
 def test_grid():
-    assert part_grid(SHARE, 3) == (1, 1, 3)
-    assert part_grid(SHARE + 1, 5) == (2, 1, 5)
-    assert part_grid(512 * 512, 2)[0] * SHARE == 512 * 512
+    assert part_grid(PART, 3) == (1, 1, 3)
+    assert part_grid(PART + 1, 5) == (2, 1, 5)
+    assert part_grid(512 * 512, 2)[0] * PART == 512 * 512
 
 
 @pytest.mark.parametrize("dtype", C_TYPES)

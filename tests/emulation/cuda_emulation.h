@@ -626,12 +626,17 @@ inline void run_grid(Launch &launch, void (*body)(const void *), const void *con
 // As in device.py. `kind` as in NumPy's type codes.
 struct Parameter {
   char kind;
-  unsigned char bytes;
+  unsigned short bytes;
   bool is_pointer, is_const;
 };
 
+// Of a parameter or of what it points to: a struct unless it is listed below.
 template <class T>
-struct Kind;  // of a parameter or of what it points to; undefined: no type that a launcher can pass
+struct Kind {
+  static_assert(__is_class(T) && __is_trivially_copyable(T), "no type that a launcher can pass");
+  static constexpr char value = 'V';
+  static constexpr unsigned bytes = sizeof(T);
+};
 #define EMULATION_KIND(T, letter)              \
   template <>                                  \
   struct Kind<T> {                             \

@@ -95,7 +95,7 @@ class EmulatedDevice:
         self._compute = Stream()
         self._streams = [self._compute]
         self._memory = Memory(memory, self._released)
-        self._recording: list[Callable[[], None]] | None = None
+        self._capture: list[Callable[[], None]] | None = None
         self._asked = 0  # number of launches
         self._faults: dict[int, BaseException] = {}
         self._lock = threading.RLock()
@@ -145,7 +145,7 @@ class EmulatedDevice:
         return np.array(array_of(buffer))
 
     def _released(self, allocation: Allocation) -> None:
-        if self._lazy and self._recording is None:
+        if self._lazy and self._capture is None:
             allocation.released = Record(self._compute)
             self._compute.queue.append(_Operation(allocation.released.reach))
 
@@ -162,7 +162,7 @@ class EmulatedDevice:
         if not (to.flags.c_contiguous and of.flags.c_contiguous):
             raise ValueError("cannot copy arrays that are not contiguous")
         call = functools.partial(np.copyto, to, of)
-        if len(buffers) == 2 and self._recorded(stream, functools.partial(self._enqueue, call, None)):
+        if len(buffers) == 2 and self._captured(stream, functools.partial(self._enqueue, call, None)):
             return
         self._enqueue(call, stream, buffers)
 
@@ -189,8 +189,8 @@ class EmulatedDevice:
     def synchronize(self, event: Event | None = None) -> None:
         """Run what the event stands for, or everything; an operation that raises is over, what follows stays queued."""
         with self._lock:
-            if self._recording is not None:
-                raise EmulationError("nothing can be waited for while launches are recorded")
+            if self._capture is not None:
+                raise EmulationError("nothing can be waited for while launches are captured")
             if event is None:
                 for stream in self._streams[:: -1 if self._order == "reversed" else 1]:
                     while stream.queue:
@@ -200,8 +200,8 @@ class EmulatedDevice:
 
     def _enqueue(self, call: Callable[[], object], stream: Stream | None, buffers: Iterable[Buffer] = ()) -> None:
         with self._lock:
-            if self._recording is not None:
-                raise EmulationError("only launches and copies from buffer to buffer can be recorded")
+            if self._capture is not None:
+                raise EmulationError("only launches and copies from buffer to buffer can be captured")
             memory = tuple(buffer.allocation for buffer in buffers)
             (stream or self._compute).queue.append(_Operation(call, memory))
             if not self._lazy:
@@ -272,9 +272,9 @@ class EmulatedDevice:
         ) -> None:
             kernel.check(grid, block, args, shared_mem)
             buffers = [argument for argument in args if isinstance(argument, Buffer)]
-            borrowed = [argument.borrowed() if isinstance(argument, Buffer) else argument for argument in args]
+            borrowed = [argument.borrowed() if isinstance(argument, Buffer) else argument.copy() for argument in args]
             call = functools.partial(self._run, kernel, tuple(grid), tuple(block), borrowed, shared_mem)
-            if not self._recorded(stream, functools.partial(self._launch, (file, expression), call)):
+            if not self._captured(stream, functools.partial(self._launch, (file, expression), call)):
                 self._launch((file, expression), call, stream, buffers)
 
         return launch
@@ -295,27 +295,27 @@ class EmulatedDevice:
 
     # ---- Graphs ----
 
-    def record_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
-        """Record launches and copies; see `Device`. The memory of a recording counts until its replay is gone."""
-        if self._recording is not None:
-            raise EmulationError("a recording was begun within another")
-        self._recording = recording = []
+    def capture_graph(self, work: Callable[[], _Result]) -> tuple[_Result, Callable[[], None]]:
+        """Capture launches and copies; see `Device`. The memory of a graph counts until its replay is gone."""
+        if self._capture is not None:
+            raise EmulationError("a capture was begun within another")
+        self._capture = graph = []
         try:
             result, memory = self._memory.reserve(work)
         finally:
-            self._recording = None
-        return result, functools.partial(self._replay, recording, memory)
+            self._capture = None
+        return result, functools.partial(self._replay, graph, memory)
 
-    def _recorded(self, stream: Stream | None, call: Callable[[], None]) -> bool:
-        """Note a call on the compute stream, while that is recorded."""
-        if self._recording is None or stream is not None:
+    def _captured(self, stream: Stream | None, call: Callable[[], None]) -> bool:
+        """Note a call on the compute stream, while that is captured."""
+        if self._capture is None or stream is not None:
             return False
-        self._recording.append(call)
+        self._capture.append(call)
         return True
 
-    def _replay(self, recording: Sequence[Callable[[], None]], memory: object) -> None:
-        """Queue a recording; `memory` is what it holds."""
-        for call in recording:
+    def _replay(self, graph: Sequence[Callable[[], None]], memory: object) -> None:
+        """Queue a captured graph; `memory` is what it holds."""
+        for call in graph:
             call()
 
     def _run(

@@ -34,7 +34,7 @@ class _Parameter(ctypes.Structure):
 
     _fields_ = (
         ("kind", ctypes.c_char),
-        ("bytes", ctypes.c_ubyte),
+        ("bytes", ctypes.c_ushort),
         ("is_pointer", ctypes.c_bool),
         ("is_const", ctypes.c_bool),
     )
@@ -68,7 +68,20 @@ class _Expected(NamedTuple):
     def __str__(self) -> str:
         if self.is_pointer:
             return f"a Buffer of {self.dtype} ({'const ' * self.is_const}pointer)"
+        if self.is_struct:
+            return f"a struct of {self.dtype.itemsize} bytes"
         return f"a NumPy scalar {self.dtype}"
+
+    @property
+    def is_struct(self) -> bool:
+        return self.dtype.kind == "V" and not self.is_pointer
+
+    def fits(self, argument: Any) -> bool:
+        """A struct is a NumPy array of no dimensions, as CuPy takes it."""
+        if self.is_struct:
+            is_record = isinstance(argument, np.ndarray) and argument.shape == () and argument.dtype.names is not None
+            return is_record and argument.dtype.itemsize == self.dtype.itemsize
+        return isinstance(argument, Buffer if self.is_pointer else np.generic) and argument.dtype == self.dtype
 
 
 class CompiledKernel:
@@ -108,8 +121,7 @@ class CompiledKernel:
         if len(args) != len(self._expected):
             raise EmulationError(f"{self.name} was given {len(args)} arguments, expected {len(self._expected)}")
         for number, (argument, expected) in enumerate(zip(args, self._expected, strict=True)):
-            kind = Buffer if expected.is_pointer else np.generic
-            if not isinstance(argument, kind) or argument.dtype != expected.dtype:
+            if not expected.fits(argument):
                 raise EmulationError(f"{self.name}: argument {number} is {_described(argument)}, expected {expected}")
 
     def written(self, args: Sequence[Any]) -> dict[int, Allocation]:
@@ -124,10 +136,11 @@ class CompiledKernel:
         self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int, reverse: bool
     ) -> None:
         """Run all threads, in the order of their indices or in the reverse; EmulationError for what goes wrong."""
-        values = np.zeros((max(len(args), 1), 16), np.uint8)
-        for value, argument in zip(values, args, strict=False):
-            scalar = np.uintp(_address(array_of(argument))) if isinstance(argument, Buffer) else argument
-            value[: scalar.nbytes] = np.frombuffer(scalar.tobytes(), np.uint8)
+        passed = [np.uintp(_address(array_of(one))) if isinstance(one, Buffer) else one for one in args]
+        most = max((one.nbytes for one in passed), default=1)
+        values = np.zeros((max(len(args), 1), -(-most // 16) * 16), np.uint8)
+        for value, one in zip(values, passed, strict=False):
+            value[: one.nbytes] = np.frombuffer(one.tobytes(), np.uint8)
         addresses = _address(values) + values.strides[0] * np.arange(len(values), dtype=np.uintp)
         with _launching:
             launch = _Launch(_three(grid), _three(block), shared_mem, reverse, _address(addresses), _address(_stacks))

@@ -302,6 +302,33 @@ def test_argument_of_another_type_is_an_error(device, number, argument, given):
     assert str(error.value).endswith(expected)
 
 
+STRUCT = """
+struct Pair { int first; long long second; };
+__global__ void add(const Pair pair, long long* out) { out[0] = pair.first + pair.second; }
+"""
+PAIR = np.dtype([("first", np.int32), ("second", np.int64)], align=True)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_struct_is_passed_by_value(lazy):
+    """As it is when the launch is asked for."""
+    device = EmulatedDevice(lazy=lazy)
+    pair, out = np.array((3, 2**40), PAIR), device.empty((1,), np.int64)
+    device.kernel_from_text(STRUCT, "add")((1,), (1,), (pair, out))
+    pair["first"] = 0
+    assert device.to_host(out)[0] == 2**40 + 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.zeros((1,), PAIR), np.zeros((), PAIR)[()], np.zeros((), [("one", np.int32)]), np.zeros((), "V16"), np.int64(1)],
+    ids=["an array", "a scalar", "another size", "no fields", "a number"],
+)
+def test_what_is_no_struct_is_an_error(device, given):
+    with pytest.raises(EmulationError, match=r"<text> add: argument 0 is a NumPy .*, expected a struct of 16 bytes"):
+        device.kernel_from_text(STRUCT, "add")((1,), (1,), (given, device.empty((1,), np.int64)))
+
+
 def test_buffer_of_another_dtype_is_an_error(device):
     args = (device.empty((4,), np.float64), np.int32(4), device.empty((4,), np.float32))
     with pytest.raises(EmulationError, match=r"argument 0 is a Buffer of float64 \(4,\), expected a Buffer of float32"):
@@ -490,7 +517,7 @@ def test_graph(lazy):
         device.copy(once, twice)
         return once
 
-    result, replay = device.record_graph(work)
+    result, replay = device.capture_graph(work)
     assert sum(device.launches.values()) == 0
     assert device.live_bytes == 16 + 2 * 16
     for value in (1, 5):
@@ -512,12 +539,12 @@ def test_graph(lazy):
         lambda device: device.to_host(device.empty((1,), np.float32)),
         lambda device: device.copy(device.empty((1,), np.float32), np.zeros(1, np.float32)),
         lambda device: device.fft2(device.empty((2, 2), np.complex128)),
-        lambda device: device.record_graph(lambda: None),
+        lambda device: device.capture_graph(lambda: None),
     ],
 )
-def test_what_cannot_be_recorded(device, work):
-    with pytest.raises(EmulationError, match="record"):
-        device.record_graph(lambda: work(device))
+def test_what_cannot_be_captured(device, work):
+    with pytest.raises(EmulationError, match="captur"):
+        device.capture_graph(lambda: work(device))
     device.synchronize()
 
 

@@ -13,13 +13,14 @@ import pytest
 import tifffile
 
 import flowreg_gpu as fg
-from flowreg_gpu.benchmark.schedule import PaperDevice, RecordingDevice
+from flowreg_gpu.benchmark.schedule import LaunchLog
 from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
-from flowreg_gpu.cuda.launch import SHARED_MEMORY
+from flowreg_gpu.cuda.launch import OPT_IN_SHARED_MEMORY
+from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.engine.batch import Batch, FlowMean
-from flowreg_gpu.engine.cuda_stream import LARGEST_BATCH, MEMORY_SHARE, device_batch
-from flowreg_gpu.engine.cuda_task import DeviceTask, frame_bytes
+from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.memory import LARGEST_BATCH, MEMORY_FRACTION, blank_job, device_batch, frame_bytes
 from flowreg_gpu.io import ArrayReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.loop import Registration
@@ -244,19 +245,38 @@ def test_memory_per_frame(height, width, channels, dtype, options):
     peaks = []
     for count in (4, 8):
         executor = emulated(count)
-        executor._device.shared_memory = SHARED_MEMORY  # so that coefficients lie in device memory
+        executor._device.shared_memory = OPT_IN_SHARED_MEMORY  # so that coefficients lie in device memory
         with executor:
             executor.start_recording(job)
             frames = np.random.default_rng(1).random((4 * count, height, width, channels)) * 255
             executor.register_batch(Batch(frames.astype(dtype), np.zeros((2, height, width), np.float32)))
             peaks.append(executor._device.peak_bytes)
     measured = (peaks[1] - peaks[0]) / 4
-    promised = frame_bytes(height, width, channels, np.dtype(dtype).itemsize, options)
-    assert 0.9 * promised <= measured <= 1.01 * promised  # partial sums and statistics are left out
+    paper = PaperDevice(OPT_IN_SHARED_MEMORY, executor._device.multiprocessors)
+    assert frame_bytes(job, dtype, paper) == measured
+    blank = blank_job(height, width, channels, options.replace(solver=job.options.solver))
+    assert frame_bytes(blank, dtype, PaperDevice(OPT_IN_SHARED_MEMORY)) == measured
+
+
+@pytest.mark.parametrize("options", [{}, {"sigma": (1, 1, 1)}, {"cc_initialization": True}], ids=str)
+def test_memory_of_frames_that_come_preprocessed(options):
+    """With planes of their own, uploaded beside the raw frames."""
+    reference = np.random.default_rng(0).random((60, 62, 2), np.float32)
+    planes = np.ascontiguousarray(np.moveaxis(reference, -1, 0))
+    job = Job.from_preprocessed(options=Options(**options), reference=reference, reference_planes=planes)
+    peaks = []
+    for count in (4, 8):
+        with emulated(count) as executor:
+            executor.start_recording(job)
+            frames = np.random.default_rng(1).random((4 * count, 60, 62, 2), np.float32)
+            start = np.zeros((2, 60, 62), np.float32)
+            executor.register_batch(Batch(frames, start, planes=np.ascontiguousarray(np.moveaxis(frames, -1, 1))))
+            peaks.append(executor._device.peak_bytes)
+    assert frame_bytes(job, np.float32) == (peaks[1] - peaks[0]) / 4
 
 
 def test_memory_per_frame_of_a_common_recording():
-    assert frame_bytes(512, 512, 1, 2, Options()) <= 24e6
+    assert frame_bytes(blank_job(512, 512, 1, Options()), np.uint16) <= 24e6
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -267,7 +287,7 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
     expected = register(movie, fg.SequentialExecutor(), **FAST)
     executor = emulated(2, lazy=lazy, fallback=True)
     device, graphs = executor._device, []
-    record_graph = device.record_graph
+    capture_graph = device.capture_graph
 
     def watched(work):
         if fault == "graph":
@@ -275,7 +295,7 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
         if fault == "memory" and not graphs:
             graphs.append("none")
             raise DeviceMemoryError("no memory here")
-        result, replay = record_graph(work)
+        result, replay = capture_graph(work)
 
         def counted():
             if fault == "replay" and len(graphs) == 2:
@@ -285,7 +305,7 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
 
         return result, counted
 
-    monkeypatch.setattr(device, "record_graph", watched)
+    monkeypatch.setattr(device, "capture_graph", watched)
     said = {
         "none": contextlib.nullcontext(),
         "graph": pytest.warns(RuntimeWarning, match="no graphs here; going on without a CUDA graph"),
@@ -300,13 +320,13 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
 def test_the_larger_of_two_sizes_by_turns_is_recorded(monkeypatch):
     """Batches of five frames are parts of three and of two."""
     movie, executor = recording(20, 26, 31), emulated(3)
-    record_graph, sizes = executor._device.record_graph, []
+    capture_graph, sizes = executor._device.capture_graph, []
 
     def watched(work):
-        flow, replay = record_graph(work)
+        flow, replay = capture_graph(work)
         return flow, lambda: (sizes.append(flow.shape[0]), replay())
 
-    monkeypatch.setattr(executor._device, "record_graph", watched)
+    monkeypatch.setattr(executor._device, "capture_graph", watched)
     result = fg.register(movie.frames, movie.truth, executor, buffer_size=5, **FAST)
     assert sizes.count(3) >= 3
     expected = fg.register(movie.frames, movie.truth, "sequential", buffer_size=5, **FAST)
@@ -316,7 +336,7 @@ def test_the_larger_of_two_sizes_by_turns_is_recorded(monkeypatch):
 
 def test_launches_of_a_batch():
     """512 x 512, quality: eleven levels in one launch, eight with two launches beside the solver's, and eleven more."""
-    device = RecordingDevice(PaperDevice())
+    device = LaunchLog(PaperDevice())
     task = DeviceTask(device, recording_job(512, 512, 1, Options()), graphs=False)
     device.launches.clear()
     task.run(device.empty((4, 512, 512, 1), np.uint16), device.empty((1, 2, 512, 512), np.float32))
@@ -344,7 +364,7 @@ def test_nothing_is_uploaded_with_a_batch(options):
 
 
 def test_batch_from_free_memory():
-    assert device_batch(10**9, 10**7, 132) == int(MEMORY_SHARE * 100)
+    assert device_batch(10**9, 10**7, 132) == int(MEMORY_FRACTION * 100)
     assert device_batch(10**6, 10**7, 132) == 1
     assert device_batch(10**12, 10**7, 132) == 132
     assert device_batch(10**12, 10**7, 40) == LARGEST_BATCH // 40 * 40

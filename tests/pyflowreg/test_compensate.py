@@ -107,7 +107,7 @@ def test_array(channels):
     assert median <= tolerances.UPSTREAM_MEDIAN
     assert percentile <= tolerances.UPSTREAM_99TH
     error, their_error = (end_point_error(flow, movie.flow, EDGE) for flow in (ours[1], theirs[1]))
-    assert error <= 1.03 * their_error  # 44 x 44 pixels; the 1 % of algorithm.md is over larger images
+    assert error <= 1.03 * their_error  # 44 x 44 pixels; the 1 % of docs/dev/model.md is over larger images
 
 
 def test_array_on_the_device():

@@ -165,7 +165,7 @@ def test_array(emulated, channels):
     assert median <= tolerances.UPSTREAM_MEDIAN
     assert percentile <= tolerances.UPSTREAM_99TH
     error, theirs = (end_point_error(found, movie.flow, EDGE) for found in (flow, their_flow))
-    assert error <= 1.03 * theirs  # 44 x 44 pixels; the 1 % of algorithm.md is over larger images
+    assert error <= 1.03 * theirs  # 44 x 44 pixels; the 1 % of docs/dev/model.md is over larger images
     shown, their_shown = (np.abs(frames - movie.truth)[INNER].mean() for frames in (registered, expected))
     assert shown <= 1.02 * their_shown
 
