@@ -17,6 +17,7 @@ from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coeffi
 __all__ = [
     "EXPRESSIONS",
     "FILE",
+    "SIZES",
     "STRUCTS",
     "is_robust",
     "solve",
@@ -48,6 +49,23 @@ STRIP_PLAN = struct(
     psi=PSI,
 )
 STRUCTS = {"Psi": PSI, "Smoothness": SMOOTHNESS, "StripPlan": STRIP_PLAN}
+
+
+def fixed_floats(channels: int) -> int:
+    """Floats of a pixel that a refresh reads: tensor and weight of each channel, Laplacian of the flow."""
+    return 7 * channels + 2
+
+
+def loaded_columns(channels: int) -> int:
+    """Columns that a thread loads; more would not fit its registers."""
+    return 2 if channels <= 2 else 1
+
+
+SIZES = {
+    f"{name}<{channels}>": of(channels)
+    for channels in CHANNELS
+    for name, of in (("FIXED_FLOATS", fixed_floats), ("LOADED_COLUMNS", loaded_columns))
+}
 
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
 NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
@@ -197,7 +215,7 @@ class _Run(NamedTuple):
     def floats(self, channels: int, lag: int) -> int:
         """Floats that a strip needs for each column; see the kernel."""
         coefficient_rows = 2 * self.half_sweeps
-        return 2 * self.increment_rows + 5 * coefficient_rows + (7 * channels + 2) * self.fixed_rows(lag)
+        return 2 * self.increment_rows + 5 * coefficient_rows + fixed_floats(channels) * self.fixed_rows(lag)
 
     def colour_threads(self, columns: int) -> int:
         """Threads that relax one colour of a strip with its halo, in whole warps as all others; see the kernel."""
@@ -209,7 +227,7 @@ class _Run(NamedTuple):
 
     def threads(self, columns: int, channels: int, lag: int) -> int:
         """Threads that a strip with its halo needs."""
-        return self.first_loading(columns, lag) + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
+        return self.first_loading(columns, lag) + _whole_warps(-(-columns // loaded_columns(channels)))
 
     def most_columns(self, channels: int, lag: int, shared_memory: int) -> int:
         """Columns of the widest strip with its halo."""
