@@ -36,10 +36,10 @@ EXPRESSIONS = (
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
 
-SIZES = strips.SIZES
 STRUCTS = {"Psi": PSI, "Smoothness": SMOOTHNESS, "StripPlan": strips.STRIP_PLAN}
 
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
+SIZES = strips.SIZES | {"GROUP_THREADS": WAVE[0] * WAVE[1]}
 
 Psi = tuple[np.float32, np.float32, np.float32]
 _NO_PSI: Psi = (np.float32(1), np.float32(0), np.float32(0))  # psi = 1, before the first refresh
