@@ -1,39 +1,64 @@
 """Motion correction of fluorescence-microscopy movies by dense variational optical flow."""
 
-from __future__ import annotations
-
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# Public names and the modules that hold them. They are loaded on first use, so that importing the package is quick
-# and imports neither cupy nor numba nor pyflowreg.
-_HOMES = {
-    "BaseExecutor": "executors.base",
-    "GPUExecutor": "executors.gpu",
-    "MultiprocessingExecutor": "executors.processes",
-    "Options": "options",
-    "SequentialExecutor": "executors.sequential",
-    "Summary": "registration.summary",
-    "ThreadingExecutor": "executors.threads",
-    "estimate_flow": "registration.pair",
-    "gpu_status": "executors.gpu",
-    "map_frames": "workers.map_frames",
-    "register": "registration.api",
-    "register_file": "registration.api",
-    "warp": "registration.pair",
-}
+__all__ = [
+    "BaseExecutor",
+    "GPUExecutor",
+    "MultiprocessingExecutor",
+    "Options",
+    "SequentialExecutor",
+    "Summary",
+    "ThreadingExecutor",
+    "__version__",
+    "estimate_flow",
+    "gpu_status",
+    "map_frames",
+    "register",
+    "register_file",
+    "warp",
+]
 
-__all__ = ["__version__", *_HOMES]
+if TYPE_CHECKING:  # what type checkers and editors see; tests/typed_api.py holds them to it
+    from flowreg_gpu.executors.base import BaseExecutor
+    from flowreg_gpu.executors.gpu import GPUExecutor, gpu_status
+    from flowreg_gpu.executors.processes import MultiprocessingExecutor
+    from flowreg_gpu.executors.sequential import SequentialExecutor
+    from flowreg_gpu.executors.threads import ThreadingExecutor
+    from flowreg_gpu.options import Options
+    from flowreg_gpu.registration.api import register, register_file
+    from flowreg_gpu.registration.pair import estimate_flow, warp
+    from flowreg_gpu.registration.summary import Summary
+    from flowreg_gpu.workers.map_frames import map_frames
+else:
+    # Public names and the modules that hold them. A name is loaded on first use, so that importing the package is
+    # quick and imports neither cupy nor numba nor pyflowreg.
+    _HOMES = {
+        "BaseExecutor": "executors.base",
+        "GPUExecutor": "executors.gpu",
+        "MultiprocessingExecutor": "executors.processes",
+        "Options": "options",
+        "SequentialExecutor": "executors.sequential",
+        "Summary": "registration.summary",
+        "ThreadingExecutor": "executors.threads",
+        "estimate_flow": "registration.pair",
+        "gpu_status": "executors.gpu",
+        "map_frames": "workers.map_frames",
+        "register": "registration.api",
+        "register_file": "registration.api",
+        "warp": "registration.pair",
+    }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    # Type checkers must not see this function: with it, every misspelt name would be a name of type Any.
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Facts of this machine: what `doctor` reports, and what a measurement says of where it was made."""
+"""Facts of this machine: `describe` for a measurement, `report` for people, with what would be used here."""
 
 from __future__ import annotations
 
@@ -16,28 +16,60 @@ from flowreg_gpu.executors import best_executor, gpu_status
 from flowreg_gpu.options import Options
 from flowreg_gpu.workers.pool import default_workers
 
-__all__ = ["describe", "nvidia_driver", "one_line", "report", "version"]
+__all__ = ["describe", "one_line", "report"]
 
 _COMMON = "512 x 512, one channel, uint16, quality"  # what most recordings are
+#: Packages whose versions a measurement depends on.
+_PACKAGES = (
+    "numpy",
+    "numba",
+    "tifffile",
+    "scipy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "torch",
+    "pyflowreg",
+    "opencv-contrib-python",
+    "opencv-python-headless",
+)
+
+
+def describe() -> dict[str, Any]:
+    """CPU, cores, system, driver and versions, as JSON takes them; no package is imported to find out."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "nvidia_driver": _nvidia_driver(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def one_line(facts: dict[str, Any]) -> str:
+    """What `describe` returns as text."""
+    versions = ", ".join(f"{key} {value}" for key, value in facts["versions"].items() if value)
+    return f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}"
 
 
 def report() -> str:
-    """A table of one fact per line."""
+    """A table of one fact per line: the machine, what is installed, and what would be used."""
+    machine = describe()
     facts = {
         "flowreg_gpu": flowreg_gpu.__version__,
-        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "CPU": f"{default_workers()} of {os.cpu_count()} cores usable",
+        "Python": f"{machine['python']} on {machine['system']}",
+        "CPU": f"{default_workers()} of {machine['cores']} cores usable",
         "memory": _memory(),
         "shared memory": _shared_memory(),
         **_gpu(),
-        "NVIDIA driver": nvidia_driver() or "not found in /proc",
-        "CuPy": _version("cupy-cuda13x", "cupy-cuda12x", "cupy"),
-        "numpy": _version("numpy"),
-        "numba": _version("numba"),
-        "tifffile": _version("tifffile"),
-        "compressed TIFF": _version("imagecodecs"),
-        "HDF5": _version("h5py"),
-        "pyflowreg": _version("pyflowreg"),
+        "NVIDIA driver": machine["nvidia_driver"] or "not found in /proc",
+        "CuPy": _installed("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+        "numpy": _installed("numpy"),
+        "numba": _installed("numba"),
+        "tifffile": _installed("tifffile"),
+        "compressed TIFF": _installed("imagecodecs"),
+        "HDF5": _installed("h5py"),
+        "pyflowreg": _installed("pyflowreg"),
         "device memory": f"{_frame_bytes() / 1e6:.1f} MB per frame of {_COMMON}",
         "would be used": f"executor {best_executor()!r} with {default_workers()} workers",
     }
@@ -64,9 +96,9 @@ def _frame_bytes() -> int:
     return frame_bytes(blank_job(512, 512, 1, Options()), "uint16")
 
 
-def _version(*packages: str) -> str:
-    """Version of the first package that is installed."""
-    found = (f"{package} {number}" for package in packages if (number := version(package)) is not None)
+def _installed(*packages: str) -> str:
+    """Name and version of the first package that is installed, or the names of those that are missing."""
+    found = (f"{package} {number}" for package in packages if (number := _version(package)) is not None)
     return next(found, f"not installed ({' or '.join(packages)})")
 
 
@@ -84,41 +116,7 @@ def _shared_memory() -> str:
     return f"{shutil.disk_usage('/dev/shm').free / 2**30:.1f} GiB free"
 
 
-# What a measurement says of the machine; nothing is imported to find out
-
-PACKAGES = (
-    "numpy",
-    "numba",
-    "tifffile",
-    "scipy",
-    "cupy-cuda12x",
-    "cupy-cuda13x",
-    "torch",
-    "pyflowreg",
-    "opencv-contrib-python",
-    "opencv-python-headless",
-)
-
-
-def describe() -> dict[str, Any]:
-    """CPU, cores, system, driver and versions."""
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "nvidia_driver": nvidia_driver(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-
-
-def one_line(facts: dict[str, Any]) -> str:
-    """What `describe` returns as text."""
-    versions = ", ".join(f"{key} {value}" for key, value in facts["versions"].items() if value)
-    return f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}"
-
-
-def version(package: str) -> str | None:
+def _version(package: str) -> str | None:
     """Version of an installed package."""
     try:
         return importlib.metadata.version(package)
@@ -126,7 +124,7 @@ def version(package: str) -> str | None:
         return None
 
 
-def nvidia_driver() -> str | None:
+def _nvidia_driver() -> str | None:
     """What the driver says of itself, on Linux."""
     try:
         return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]

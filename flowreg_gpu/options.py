@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GNC_WARPING_STEPS", "PRESETS", "Options", "check_size", "merge_options", "positive_integer"]
+__all__ = ["FRAME_DTYPES", "GNC_WARPING_STEPS", "PRESETS", "Options", "check_size", "merge_options", "positive_integer"]
 
 #: Finest pyramid level that each quality preset solves (0 is full resolution).
 PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
 SMALLEST_SIDE = 16
+#: Types of frames that can be registered: the arithmetic is that of float32, which holds integers of 24 bits.
+FRAME_DTYPES = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
 #: Warps per level and stage of the graduated non-convexity where `warping_steps` is None.
 GNC_WARPING_STEPS = 10
 

@@ -1,5 +1,6 @@
 """What `flowreg-gpu doctor` says of this machine, and of one with a GPU."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def test_with_gpu(monkeypatch):
     assert told["GPU memory"] == "3.0 of 140.0 GiB free"
     assert told["GPU batch"] == "86 frames of 512 x 512, one channel, uint16, quality"  # 0.6 of 3 GiB
     assert told["CUDA"] == "13.0 of the driver, 13.2 of CuPy 14.2.0, 13.5 of NVRTC"
+
+
+def test_report_and_description_say_the_same():
+    facts, told = diagnostics.describe(), facts_of(diagnostics.report())
+    assert json.loads(json.dumps(facts)) == facts
+    assert told["Python"] == f"{facts['python']} on {facts['system']}"
+    assert told["CPU"].endswith(f" of {facts['cores']} cores usable")
+    assert told["NVIDIA driver"] == (facts["nvidia_driver"] or "not found in /proc")
+    for package in ("numpy", "numba", "tifffile"):
+        assert told[package] == f"{package} {facts['versions'][package]}"
+    assert f"{facts['cores']} cores; Python {facts['python']}" in diagnostics.one_line(facts)
 
 
 @pytest.mark.gpu

@@ -75,6 +75,26 @@ def test_public_names():
     assert dir(flowreg_gpu) == sorted(flowreg_gpu.__all__)
 
 
+def test_type_checkers_see_the_same_names():
+    """The literal `__all__`, the imports under TYPE_CHECKING and the table of homes agree, name by name."""
+    tree = ast.parse(pathlib.Path(flowreg_gpu.__file__).read_text(encoding="utf-8"))
+    (listed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    (branch,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = {
+        alias.name: node.module.removeprefix("flowreg_gpu.")
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == flowreg_gpu._HOMES
+    assert listed == sorted(listed)
+    assert set(listed) == {"__version__", *imported}
+
+
 def test_star_import():
     namespace = {}
     exec("from flowreg_gpu import *", namespace)

@@ -55,7 +55,7 @@ KNOWN_MOTION_FAST = 0.17
 KNOWN_MOTION_CENSUS = 0.2
 # Rigid shifts of fine grain: measured 0.016, and 0.05 where the pre-alignment leaves a fraction of a pixel.
 KNOWN_SHIFT = 0.06
-# Our CPU and GPU backends, should they not round alike (algorithm.md, section 8).
+# Our CPU and GPU backends, should they not round alike (docs/dev/model.md, section 8).
 BACKENDS_MEDIAN = 0.001
 BACKENDS_99TH = 0.03
 # Median difference to upstream's flow on real frames in `sor` mode. Two correct programs of this model differ by

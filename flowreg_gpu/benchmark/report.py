@@ -33,12 +33,8 @@ class Report(NamedTuple):
 
     def save(self, path: PathLike) -> None:
         """Write JSON, which appears under its name when it is complete."""
-        pending = PendingFile(path)
-        try:
+        with PendingFile(path) as pending:
             Path(pending.path).write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
-            pending.commit()
-        finally:
-            pending.discard()
 
     def __str__(self) -> str:
         results, settings = self.results, self.results["settings"]

@@ -6,8 +6,10 @@ import argparse
 
 from tqdm import tqdm
 
+from flowreg_gpu.benchmark.rivals import BACKENDS
 from flowreg_gpu.benchmark.run import Settings, run_benchmark
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
+from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.io import check_output
 from flowreg_gpu.options import PRESETS
 
@@ -21,17 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with those of the sequential one, and print one table."
     )
     parser.add_argument("--frames", type=int, metavar="N", help="of every recording (what takes some seconds)")
-    parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="of the frames (512x512)")
-    parser.add_argument("--channels", type=int, default=1, metavar="C", help="1 or 2 (%(default)s)")
+    height, width = size = Settings.height, Settings.width
+    parser.add_argument("--size", type=_size, default=size, metavar="HxW", help=f"of the frames ({height}x{width})")
+    parser.add_argument("--channels", type=int, default=Settings.channels, metavar="C", help="1 or 2 (%(default)s)")
     parser.add_argument(
-        "--quality", nargs="+", action="extend", metavar="Q", help="quality, balanced, fast, or all (quality)"
+        "--quality",
+        nargs="+",
+        action="extend",
+        metavar="Q",
+        help=f"{', '.join(PRESETS)}, or all ({', '.join(Settings.qualities)})",
     )
     parser.add_argument(
         "--executor",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="gpu, multiprocessing, threading, sequential, pyflowreg, flowreg_cuda, flowreg_torch (all that can run)",
+        help=f"{', '.join([*sorted(EXECUTORS), *BACKENDS])} (all that can run)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="workers of each executor (one per CPU)")
     parser.add_argument("--json", metavar="FILE", help="keep all figures, options and versions")
@@ -48,7 +55,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def run(chosen: argparse.Namespace) -> int:
     """Measure, and print the table; the exit status."""
-    qualities = dict.fromkeys(chosen.quality or ("quality",))
+    qualities = dict.fromkeys(chosen.quality or Settings.qualities)
     try:
         settings = Settings(
             height=chosen.size[0],

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flowreg_gpu
+from flowreg_gpu.cli.status import INTERRUPTED, say
 
 __all__ = ["main"]
 
@@ -24,11 +25,14 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    chosen = _parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = _show_warning
-        status: int = chosen.run(chosen)
+    try:
+        chosen = _parser().parse_args(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RuntimeWarning)
+            warnings.showwarning = _show_warning
+            status: int = chosen.run(chosen)
+    except KeyboardInterrupt:  # also while a command's module is loaded and its input is checked
+        return say(RuntimeError("interrupted"), INTERRUPTED)
     return status
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import Options
 
 __all__ = ["add_execution", "add_options", "chosen_options"]
@@ -17,7 +18,7 @@ Value = TypeVar("Value")
 def add_execution(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say who does the work; they never change a result."""
     parser.add_argument(
-        "--executor", default="auto", help="gpu, multiprocessing, threading, sequential, or auto (the best there is)"
+        "--executor", default="auto", help=f"{', '.join(sorted(EXECUTORS))}, or auto, the best there is (%(default)s)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="workers of the executor (one per CPU)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")

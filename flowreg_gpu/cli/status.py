@@ -21,11 +21,9 @@ def say(error: BaseException, status: int) -> int:
 
 
 def attempt(work: Callable[[], None]) -> int:
-    """Do the work that was checked; its faults are one line and an exit status."""
+    """Do the work that was checked; its faults are one line and an exit status. `main` catches interrupts."""
     try:
         work()
-    except KeyboardInterrupt:
-        return say(RuntimeError("interrupted"), INTERRUPTED)
     except Exception as error:
         return say(error, FAILED)
     return 0

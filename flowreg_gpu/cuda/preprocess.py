@@ -11,19 +11,13 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, line_grid, upload
 from flowreg_gpu.model.preprocessing import Preprocessing
+from flowreg_gpu.options import FRAME_DTYPES
 
 __all__ = ["C_TYPES", "EXPRESSIONS", "FILE", "DeviceSettings", "normalize", "upload_settings"]
 
 #: Dtypes of raw frames that the kernels take, and their names in CUDA C++.
 C_TYPES: Mapping[np.dtype[Any], str] = MappingProxyType(
-    {
-        np.dtype(np.uint8): "unsigned char",
-        np.dtype(np.int8): "signed char",
-        np.dtype(np.uint16): "unsigned short",
-        np.dtype(np.int16): "short",
-        np.dtype(np.float32): "float",
-        np.dtype(np.float64): "double",
-    }
+    dict(zip(FRAME_DTYPES, ("unsigned char", "signed char", "unsigned short", "short", "float", "double"), strict=True))
 )
 
 FILE = "preprocess.cu"

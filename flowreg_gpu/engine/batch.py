@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STATISTICS", "WARPABLE", "Batch", "BatchResult", "FlowMean", "Progress", "check_warpable", "find_nonfinite"]
+from flowreg_gpu.options import FRAME_DTYPES
+
+__all__ = ["STATISTICS", "Batch", "BatchResult", "FlowMean", "Progress", "check_warpable", "find_nonfinite"]
 
 Progress = Callable[[int], None]
 
-WARPABLE = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
 
 #: Columns of the array `statistics`: displacements and divergence in pixels and pixels per pixel, correlations with
 #: the raw reference, and 1 where the frame was constant and where its flow was not finite.
@@ -109,8 +110,8 @@ class BatchResult(NamedTuple):
 
 def check_warpable(dtype: np.dtype[Any], name: str) -> None:
     """Raise ValueError for frames whose values the warp cannot keep: float32 arithmetic holds 24 bits."""
-    if dtype.newbyteorder("=") not in WARPABLE:
-        allowed = ", ".join(kind.name for kind in WARPABLE)
+    if dtype.newbyteorder("=") not in FRAME_DTYPES:
+        allowed = ", ".join(kind.name for kind in FRAME_DTYPES)
         raise ValueError(f"{name} has dtype {dtype}, which is not supported, expected one of {allowed}")
 
 

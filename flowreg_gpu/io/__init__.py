@@ -11,15 +11,13 @@ from flowreg_gpu.io.base import (
     FrameReader,
     FrameWriter,
     PathLike,
-    PendingFile,
-    ReservedFileWriter,
-    check_output,
     keep_partials,
-    partial_name,
     supported_dtype,
 )
 from flowreg_gpu.io.hdf5 import Hdf5FlowWriter
-from flowreg_gpu.io.tiff.source import TiffFlowWriter, TiffReader, TiffWriter, read_image
+from flowreg_gpu.io.pending import PendingFile, check_output, partial_name
+from flowreg_gpu.io.reserved import ReservedFileWriter
+from flowreg_gpu.io.tiff import TiffFlowWriter, TiffReader, TiffWriter, read_image
 
 __all__ = [
     "FLOW_CONVENTION",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import errno
 import os
-import secrets
-import shutil
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from flowreg_gpu.options import FRAME_DTYPES
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _Reader = TypeVar("_Reader", bound="FrameReader")
@@ -25,7 +24,8 @@ FLOW_CONVENTION = (
     "u = flow[..., 0] columns (x), v = flow[..., 1] rows (y); registered(y, x) = frame(y + v, x + u); pixels"
 )
 
-SUPPORTED_DTYPES = (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"), np.dtype("float32"))
+#: Types of frames in files: those that programs of microscopes write.
+SUPPORTED_DTYPES = tuple(dtype for dtype in FRAME_DTYPES if dtype.name not in ("int8", "float64"))
 
 
 def supported_dtype(
@@ -127,6 +127,9 @@ class FrameWriter(abc.ABC):
         self.dtype = np.dtype(dtype).newbyteorder("=")
         self.n_written = 0
         self._open = True
+        # A run that is interrupted gives its writers up while a thread may still write: the file must not be closed
+        # under that thread. Reentrant, for close() may abort.
+        self._lock = threading.RLock()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -149,16 +152,17 @@ class FrameWriter(abc.ABC):
         OSError
             The frames could not be stored, e.g. for want of disk space.
         """
-        if not self._open:
-            raise RuntimeError(f"frames cannot be written after close() or abort(), {self.n_written} were written")
         if frames.shape[1:] != self.shape[1:] or frames.ndim != 4:
             raise ValueError(f"frames have shape {frames.shape}, expected (n, {', '.join(map(str, self.shape[1:]))})")
         if frames.dtype.newbyteorder("=") != self.dtype:
             raise ValueError(f"frames have dtype {frames.dtype}, expected {self.dtype}")
-        if self.n_written + len(frames) > self.n_frames:
-            raise ValueError(f"{self.n_written} + {len(frames)} frames are more than the {self.n_frames} announced")
-        self._store(frames, self.n_written)
-        self.n_written += len(frames)
+        with self._lock:
+            if not self._open:
+                raise RuntimeError(f"frames cannot be written after close() or abort(), {self.n_written} were written")
+            if self.n_written + len(frames) > self.n_frames:
+                raise ValueError(f"{self.n_written} + {len(frames)} frames are more than the {self.n_frames} announced")
+            self._store(frames, self.n_written)
+            self.n_written += len(frames)
 
     def close(self) -> None:
         """Commit the recording; a second call does nothing.
@@ -170,26 +174,40 @@ class FrameWriter(abc.ABC):
         OSError
             The file could not be completed; it can still be kept, or aborted.
         """
-        if not self._open:
-            return
-        if self.n_written != self.n_frames:
-            self.abort()
-            raise RuntimeError(f"{self.n_written} frames were written, {self.n_frames} were announced")
-        self._commit()
-        self._open = False
+        with self._lock:
+            if not self._open:
+                return
+            if self.n_written != self.n_frames:
+                self.abort()
+                raise RuntimeError(f"{self.n_written} frames were written, {self.n_frames} were announced")
+            self._commit()
+            self._open = False
 
     def abort(self) -> None:
-        """Give up: leave nothing under the final name; a second call does nothing."""
-        if self._open:
-            self._open = False
-            self._discard()
+        """Give up: leave nothing under the final name; a second call does nothing.
+
+        It waits for frames that another thread is writing.
+        """
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._discard()
 
     def keep_partial(self) -> list[str]:
         """Give up, but keep the frames written so far in files with ``.partial`` before the extension; their names.
 
         None where there is nothing to keep, or it cannot be kept.
         """
-        self.abort()
+        with self._lock:
+            if not self._open or not self.n_written:
+                self.abort()
+                return []
+            self._open = False
+            return self._keep()
+
+    def _keep(self) -> list[str]:
+        """Keep the frames written so far, of which there are some, and return the names of their files."""
+        self._discard()
         return []
 
     @abc.abstractmethod
@@ -215,143 +233,6 @@ class FrameWriter(abc.ABC):
                 self.close()
         finally:
             self.abort()
-
-
-def partial_name(path: PathLike) -> str:
-    """Where the finished frames of a run that failed are kept: ``.partial`` before the extension."""
-    stem, extension = os.path.splitext(os.path.abspath(path))
-    return f"{stem}.partial{extension}"
-
-
-def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
-    """Raise if `path` cannot take an output, before any work is done.
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder does not exist.
-    PermissionError
-        The folder takes no new file.
-    IsADirectoryError
-        `path` is a folder.
-    ValueError
-        `path` is one of `inputs`, directly or through a link.
-    """
-    for source in inputs:
-        same_name = os.path.realpath(source) == os.path.realpath(path)
-        if same_name or (os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path)):
-            raise ValueError(f"output {os.fspath(path)!r} is the input {os.fspath(source)!r}; choose another name")
-    PendingFile(path).discard()
-
-
-class PendingFile:
-    """A file that appears under its name only when it is complete.
-
-    Until then it is a hidden file with a random suffix in the same folder, so that the final rename stays within one
-    file system and replaces an older output in one step.
-
-    Parameters
-    ----------
-    path : str or path-like
-        Final name.
-    n_bytes : int
-        Size the file will have, compared with the free space of the disk.
-
-    Raises
-    ------
-    FileNotFoundError, PermissionError, IsADirectoryError
-        The folder does not exist, takes no new file, or `path` is a folder.
-    OSError
-        ``errno.ENOSPC``: the file would not fit.
-    """
-
-    def __init__(self, path: PathLike, n_bytes: int = 0) -> None:
-        self.final_path = os.path.abspath(path)
-        folder, name = os.path.split(self.final_path)
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(errno.ENOENT, "the folder of the output does not exist", folder)
-        if os.path.isdir(self.final_path):
-            raise IsADirectoryError(errno.EISDIR, "the output is a folder, expected a file name", self.final_path)
-        free = shutil.disk_usage(folder).free
-        if n_bytes > free:
-            problem = f"the output needs {n_bytes} bytes, the disk has {free} bytes free"
-            raise OSError(errno.ENOSPC, problem, self.final_path)
-        # 180 characters keep the hidden name within the 255 bytes most file systems allow.
-        self.path = os.path.join(folder, f".{name[:180]}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        # Access bits say nothing to root and on network disks: only creating the file tells.
-        try:
-            with open(self.path, "xb"):
-                pass
-        except PermissionError:
-            raise PermissionError(errno.EACCES, "the folder of the output takes no new file", folder) from None
-
-    def commit(self) -> None:
-        """Rename to the final name, replacing an older file."""
-        os.replace(self.path, self.final_path)
-
-    def discard(self) -> None:
-        """Remove the file if it is still there."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
-
-class ReservedFileWriter(FrameWriter):
-    """A writer whose file is laid out before the first frame comes; frames are then written to their places.
-
-    The library of the format only makes the layout. Pixels go by ordinary system calls, so that a full disk is an
-    OSError that belongs to the frames that caused it: mapped files end the process instead, and HDF5, which writes
-    late, crashes the interpreter on exit.
-    """
-
-    threaded = True
-    _pending: PendingFile
-    _file: BinaryIO
-
-    @contextlib.contextmanager
-    def _reserve(self, path: PathLike, n_bytes: int) -> Iterator[None]:
-        """Make the pending file; the block lays it out, then it is opened for the frames."""
-        self._pending = PendingFile(path, n_bytes)
-        try:
-            yield
-            self._file = open(self._pending.path, "r+b", buffering=0)  # noqa: SIM115 (closed by close or abort)
-        except BaseException:
-            self._pending.discard()
-            raise
-
-    def _write_bytes(self, offset: int, slab: NDArray[Any]) -> None:
-        """Write a C-contiguous array at an offset of the file."""
-        self._file.seek(offset)
-        remaining = slab.reshape(-1).view(np.uint8).data
-        # A system call writes at most 2 GiB.
-        while remaining:
-            remaining = remaining[self._file.write(remaining) :]
-
-    def keep_partial(self) -> list[str]:
-        """Give up, but keep the frames written so far, the others are zero; see `FrameWriter.keep_partial`."""
-        if not self._open or not self.n_written:
-            return super().keep_partial()
-        self._open = False
-        self._close_file()
-        path = partial_name(self._pending.final_path)
-        try:
-            os.replace(self._pending.path, path)
-        except OSError:
-            self._pending.discard()
-            return []
-        return [path]
-
-    def _commit(self) -> None:
-        self._file.close()
-        self._pending.commit()
-
-    def _discard(self) -> None:
-        self._close_file()
-        self._pending.discard()
-
-    def _close_file(self) -> None:
-        # Some file systems report a full disk on closing, which by now changes nothing.
-        with contextlib.suppress(OSError):
-            self._file.close()
 
 
 def keep_partials(writers: Sequence[FrameWriter]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.io.base import FLOW_CONVENTION, PathLike, ReservedFileWriter
+from flowreg_gpu.io.base import FLOW_CONVENTION, PathLike
+from flowreg_gpu.io.reserved import ReservedFileWriter
 
 # Index entry of one chunk, with room to spare.
 BYTES_PER_CHUNK = 128

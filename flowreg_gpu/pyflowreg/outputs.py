@@ -90,15 +90,10 @@ class Outputs(contextlib.ExitStack):
         """Write ``statistics.npz`` and ``reference_frame.npy``."""
         folder.mkdir(parents=True, exist_ok=True)
         statistics = {name: summary.statistics[name] for name in STATISTICS}
-        for name in ("statistics.npz", "reference_frame.npy"):
-            pending = PendingFile(folder / name)
-            self.callback(pending.discard)
-            with open(pending.path, "wb") as file:
-                if name == "statistics.npz":
-                    np.savez(file, **statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
-                else:
-                    np.save(file, reference)
-            pending.commit()
+        with PendingFile(folder / "statistics.npz") as pending, open(pending.path, "wb") as file:
+            np.savez(file, **statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
+        with PendingFile(folder / "reference_frame.npy") as pending, open(pending.path, "wb") as file:
+            np.save(file, reference)
 
 
 def _hdf5(path: Path, **names: Any) -> Any:

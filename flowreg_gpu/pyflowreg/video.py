@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.engine.batch import WARPABLE
 from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, check_output, partial_name, supported_dtype
+from flowreg_gpu.options import FRAME_DTYPES
 
 __all__ = ["BinnedReader", "VideoSink", "VideoSource"]
 
@@ -32,7 +32,7 @@ class VideoSource(FrameReader):
     def __init__(self, reader: Any) -> None:
         self._reader = reader
         self.n_frames, self.height, self.width, self.n_channels = (int(size) for size in reader.shape)
-        self.dtype = supported_dtype(reader.dtype, type(reader).__name__, WARPABLE)
+        self.dtype = supported_dtype(reader.dtype, type(reader).__name__, FRAME_DTYPES)
         self.has_channel_axis = True
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
@@ -133,11 +133,7 @@ class VideoSink(FrameWriter):
             _move(self._writer, self._paths[0].parent)
             self._hidden = None
 
-    def keep_partial(self) -> list[str]:
-        """Give up, but keep the frames written so far in files with ``.partial`` before the extension; their names."""
-        if not self._open or not self.n_written:
-            return super().keep_partial()
-        self._open = False
+    def _keep(self) -> list[str]:
         try:
             self._finish()
             return self._reveal(partial_name)

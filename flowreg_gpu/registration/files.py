@@ -108,10 +108,5 @@ class FileRegistration:
         return summary
 
     def _write_statistics(self, summary: Summary) -> None:
-        pending = PendingFile(self.statistics_file)
-        try:
-            with open(pending.path, "wb") as file:
-                np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
-            pending.commit()
-        finally:
-            pending.discard()
+        with PendingFile(self.statistics_file) as pending, open(pending.path, "wb") as file:
+            np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -15,8 +16,11 @@ import tifffile
 from numpy.typing import NDArray
 
 import flowreg_gpu as fg
+from flowreg_gpu.benchmark.rivals import BACKENDS
+from flowreg_gpu.benchmark.run import Settings
 from flowreg_gpu.cli.main import main
-from flowreg_gpu.io.base import ReservedFileWriter
+from flowreg_gpu.executors import EXECUTORS
+from flowreg_gpu.io import ReservedFileWriter
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -72,6 +76,38 @@ def test_help_of_the_options_is_that_of_their_fields(capsys: pytest.CaptureFixtu
             assert choice in told
     for default in ("(1.5)", "(quality)", "(from quality)", "(100)", "(1,1,0.1)", "(true)", "(false)", "(256)", "(10)"):
         assert default in told
+
+
+@pytest.mark.parametrize("command", ["register", "demo", "benchmark"])
+def test_help_names_every_executor(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As they are registered, with those of pyflowreg where they can be measured."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(sorted(EXECUTORS)) in told
+    assert (", ".join(BACKENDS) in told) == (command == "benchmark")
+
+
+@pytest.mark.parametrize("place", ["register.FileRegistration", "demo.create_executor", "benchmark.Settings"])
+def test_interrupted_while_the_input_is_checked(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the work begins: one line and status 130, as during the work."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    command, name = place.split(".")
+    monkeypatch.setattr(importlib.import_module(f"flowreg_gpu.cli.{command}"), name, interrupt)
+    monkeypatch.chdir(tmp_path)
+    # the command line reads its defaults from Settings, which `interrupt` does not have
+    for field in dataclasses.fields(Settings):
+        monkeypatch.setattr(interrupt, field.name, field.default, raising=False)
+    assert main([command, *(["in.tif", "out.tif"] if command == "register" else [])]) == 130
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "flowreg-gpu: error: interrupted\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_names_the_commands_and_loads_none_of_them() -> None:

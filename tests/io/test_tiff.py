@@ -12,7 +12,8 @@ import pytest
 import tifffile
 
 from flowreg_gpu.io import ArrayReader, ArrayWriter, TiffReader, TiffWriter, check_output, read_image
-from flowreg_gpu.io.tiff import source as io_tiff
+from flowreg_gpu.io.tiff import source as tiff_source
+from flowreg_gpu.io.tiff import writer as tiff_writer
 
 T, C, H, W = 5, 2, 18, 21
 SCANIMAGE = "SI.VERSION_MAJOR = 2020\nSI.hChannels.channelSave = {channels}\nSI.hStackManager.framesPerSlice = 1000\n"
@@ -211,7 +212,7 @@ def test_read_ranges(layout):
 def test_read_in_parts(layout, monkeypatch, positioned):
     """As recordings of many megabytes are read: in threads, where the system reads at a position."""
     path, expected, arguments, _ = layout
-    monkeypatch.setattr(io_tiff, "PART_BYTES", 2000)
+    monkeypatch.setattr(tiff_source, "PART_BYTES", 2000)
     if not positioned:
         monkeypatch.delattr(os, "preadv", raising=False)
     with TiffReader(path, **arguments) as reader:
@@ -253,7 +254,7 @@ def test_several_files(name, tmp_path):
     parts = [frames_of(write(path), axes) for path in paths]
     # Parts of one recording that can be told apart.
     with open(paths[1], "r+b") as file, TiffReader(paths[1], **arguments) as reader:
-        file.seek(int(reader._sources[0]._offsets[0]))
+        file.seek(int(reader._sources[0].page_map.offsets[0]))
         file.write(bytes(range(200)))
         file.flush()
         parts[1] = reader.read(0, len(parts[1]))
@@ -489,7 +490,7 @@ def test_write_without_model(dtype, n_channels, tmp_path):
 )
 def test_above_4_gb(name, tmp_path, monkeypatch):
     """The forms that large files take, at a small size."""
-    monkeypatch.setattr(io_tiff, "CLASSIC_LIMIT", 1000)
+    monkeypatch.setattr(tiff_writer, "CLASSIC_LIMIT", 1000)
     path, output = tmp_path / "in.tif", tmp_path / "out.tif"
     LAYOUTS[name][0](path)
     rewrite(path, output)
@@ -595,9 +596,9 @@ def test_short_writes_and_reads_are_continued(tmp_path, monkeypatch):
     with new_writer(tmp_path / "out.tif") as writer:
         writer._file = Stingy(writer._file)
         writer.write(frames)
-    read_some = io_tiff._TiffSource._read_some
+    read_some = tiff_source.TiffSource._read_some
     monkeypatch.setattr(
-        io_tiff._TiffSource, "_read_some", lambda self, offset, target: read_some(self, offset, target[:100])
+        tiff_source.TiffSource, "_read_some", lambda self, offset, target: read_some(self, offset, target[:100])
     )
     with TiffReader(tmp_path / "out.tif") as reader:
         np.testing.assert_array_equal(reader.read(0, T), frames)

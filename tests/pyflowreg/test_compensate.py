@@ -102,10 +102,10 @@ def test_array(channels):
     theirs = upstream.compensate_arr(movie.frames, movie.truth, options, registration_config=SEQUENTIAL)
     assert described(ours) == described(theirs)
     median, percentile = distance(ours[1], theirs[1])
-    assert median <= 0.06  # algorithm.md, section 8, at alpha 4
+    assert median <= 0.06  # docs/dev/model.md, section 8, at alpha 4
     assert percentile <= 0.2
     error, their_error = (end_point_error(flow, movie.flow) for flow in (ours[1], theirs[1]))
-    assert error <= 1.03 * their_error  # 40 x 48 pixels; the 1 % of algorithm.md is over larger images
+    assert error <= 1.03 * their_error  # 40 x 48 pixels; the 1 % of docs/dev/model.md is over larger images
 
 
 def test_array_on_the_device():

@@ -31,7 +31,7 @@ from pyflowreg.util.io import get_video_file_reader, get_video_file_writer
 GPU = RegistrationConfig(parallelization="gpu", n_jobs=2)
 SEQUENTIAL = RegistrationConfig(parallelization="sequential")
 # 99th percentile of the distance to upstream's flow at alpha 4, pixels: 0.18 from the order of the sweeps alone, 0.11
-# from the quantised warp alone (algorithm.md, section 8); 0.15 measured.
+# from the quantised warp alone (docs/dev/model.md, section 8); 0.15 measured.
 UPSTREAM_99TH = 0.2
 INNER = (slice(None), slice(5, -5), slice(5, -5))
 
@@ -167,7 +167,7 @@ def test_array(emulated, channels):
     assert median <= tolerances.UPSTREAM_MEDIAN
     assert percentile <= UPSTREAM_99TH
     error, theirs = (end_point_error(found, movie.flow) for found in (flow, their_flow))
-    assert error <= 1.03 * theirs  # 40 x 48 pixels; the 1 % of algorithm.md is over larger images
+    assert error <= 1.03 * theirs  # 40 x 48 pixels; the 1 % of docs/dev/model.md is over larger images
     shown, their_shown = (np.abs(frames - movie.truth)[INNER].mean() for frames in (registered, expected))
     assert shown <= 1.02 * their_shown
 

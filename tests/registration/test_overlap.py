@@ -15,8 +15,15 @@ import pytest
 import tifffile
 
 import flowreg_gpu as fg
-from flowreg_gpu.io import ArrayReader, ArrayWriter, FrameReader, FrameWriter, TiffReader, TiffWriter
-from flowreg_gpu.io.base import ReservedFileWriter
+from flowreg_gpu.io import (
+    ArrayReader,
+    ArrayWriter,
+    FrameReader,
+    FrameWriter,
+    ReservedFileWriter,
+    TiffReader,
+    TiffWriter,
+)
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.loop import Registration
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind

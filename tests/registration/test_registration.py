@@ -13,8 +13,7 @@ from scipy import ndimage
 
 import flowreg_gpu as fg
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.io import ArrayReader, TiffReader
-from flowreg_gpu.io.base import ReservedFileWriter
+from flowreg_gpu.io import ArrayReader, ReservedFileWriter, TiffReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration
@@ -161,7 +160,8 @@ def test_filter_in_time_against_scipy():
     start = executor.starts[-1].transpose(1, 2, 0)
     _, expected = fg.SequentialExecutor().process_batch(movie.frames, proc, movie.truth, reference, start)
     difference = np.linalg.norm(flow - expected, axis=-1)
-    # algorithm.md, section 8: agreement to float32 rounding; measured 2e-4 and 4e-3, without the filter in time 0.5 px
+    # docs/dev/model.md, section 8: agreement to float32 rounding; measured 2e-4 and 4e-3, without the filter in time
+    # 0.5 px
     assert np.median(difference) <= 0.001
     assert np.percentile(difference, 99) <= 0.03
 
@@ -758,7 +758,7 @@ def mismatch(registered, reference):
 @pytest.mark.parametrize(
     ("case", "options", "median"),
     [
-        # Bounds from algorithm.md, section 8; measured 0.029, 0.050, and 0.104 with pre-alignment.
+        # Bounds from docs/dev/model.md, section 8; measured 0.029, 0.050, and 0.104 with pre-alignment.
         ("quality", {}, 0.06),
         ("balanced", {"quality": "balanced"}, 0.06),
         ("balanced_cc", {"quality": "balanced", "cc_initialization": True}, 0.15),
