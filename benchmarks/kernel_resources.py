@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/kernel_resources.py
 
-Writes results/kernel_resources.md, which tests/test_kernels_compile.py compares with: run it after a kernel changed.
+Writes results/kernel_resources.md, which tests/cuda/test_kernels_compile.py compares with: run it after a kernel
+changed.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ import tifffile  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 from flowreg_gpu import Options, cpu  # noqa: E402
-from flowreg_gpu.cpu.flatness import flat_share  # noqa: E402
+from flowreg_gpu.cpu.flatness import flat_fraction  # noqa: E402
 from flowreg_gpu.model.estimator import FlowEstimator  # noqa: E402
 from flowreg_gpu.model.relaxation import (  # noqa: E402
     COARSE_SIDE,
     Relaxation,
     choose_relaxation,
+    choose_solver,
     edge_weights,
-    settle_solver,
     sweep_equivalents,
 )
 from flowreg_gpu.synthetic import make_movie  # noqa: E402
@@ -160,8 +160,8 @@ def end_point_error(data: Frames, options: Options) -> float | None:
 def measure(data: Frames, term: str, alpha: float) -> list[dict[str, Any]]:
     """A row for each solver."""
     options = Options(alpha=alpha, const_assumption=term)
-    flat = flat_share(data.reference, np.ones_like(data.reference), term)
-    solvers = {name: settle_solver(options.replace(solver=name), flat) for name in SOLVERS}
+    flat = flat_fraction(data.reference, np.ones_like(data.reference), term)
+    solvers = {name: choose_solver(options.replace(solver=name), flat) for name in SOLVERS}
     levels, _ = descend(data, solvers["auto"])
     relaxations = {
         name: [choose_relaxation(chosen, *level.flow.shape[1:]) for level in levels] for name, chosen in solvers.items()

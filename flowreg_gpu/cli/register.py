@@ -8,6 +8,7 @@ from flowreg_gpu.cli.options import add_execution, add_options, chosen_options
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
 from flowreg_gpu.registration.files import FileRegistration
+from flowreg_gpu.registration.reference import DEFAULT_FRAMES
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Register a TIFF recording to a reference; several inputs are one recording."
     parser.add_argument("input", nargs="+", metavar="IN", help="TIFF, ImageJ, OME-TIFF or ScanImage recording")
     parser.add_argument("output", metavar="OUT", help="registered TIFF, with the input's shape, axes and dtype")
+    frames = f"{DEFAULT_FRAMES.start}:{DEFAULT_FRAMES.stop}"
     parser.add_argument(
-        "--reference", metavar="R", help="image file, taken as it is, or frames START:STOP, averaged (50:500)"
+        "--reference", metavar="R", help=f"image file, taken as it is, or frames START:STOP, averaged ({frames})"
     )
     parser.add_argument("--flow", metavar="FILE", help="keep the flow: .h5, .hdf5, .tif or .tiff")
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")

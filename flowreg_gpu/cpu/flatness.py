@@ -1,4 +1,4 @@
-"""How much of the reference has no structure that a flow could hold on to."""
+"""The fraction of the reference without structure, from which no flow can be estimated; it decides the solver."""
 
 from __future__ import annotations
 
@@ -6,27 +6,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.motion_tensor import motion_tensor
-from flowreg_gpu.model.relaxation import STIFFNESS, settle_solver
+from flowreg_gpu.model.relaxation import STIFFNESS, choose_solver
 from flowreg_gpu.options import Options
 
-__all__ = ["flat_share", "settle_by_reference"]
+__all__ = ["choose_solver_by_reference", "flat_fraction"]
 
-# 1 % of what gradient constancy gives at structure, where J11 + J22 = 2
+# 1 % of J11 + J22 at structure: gradient constancy normalises each of its two terms, so that the sum is about 2 there
 FLAT = 0.02
 
 
-def flat_share(reference: NDArray[np.float32], weight: NDArray[np.float32], const_assumption: str) -> float:
-    """Share of the pixels without data term: masked, or dark, saturated or otherwise constant around them.
+def flat_fraction(reference: NDArray[np.float32], weight: NDArray[np.float32], const_assumption: str) -> float:
+    """Return the fraction (0 to 1) of the pixels without data term: masked, dark, saturated or otherwise constant.
 
-    A pixel is one of them where J11 + J22 of the reference alone, weighted and summed over the channels, is below 1 %
-    of what structure gives. The reference (C, H, W) is preprocessed, the weight (C, H, W) at full resolution.
+    A pixel counts where J11 + J22 of the reference with itself, weighted and summed over the channels, is below 1 % of
+    its value at structure; `STIFFNESS` brings the other data terms to the scale of gradient constancy. The reference
+    (C, H, W) float32 is preprocessed, the weight (C, H, W) float32 at full resolution.
     """
     tensor = motion_tensor(reference, reference, 1.0, 1.0, const_assumption)
     trace = (weight * (tensor[:, 0] + tensor[:, 1])).sum(axis=0)
     return float(np.mean(trace * STIFFNESS[const_assumption] < FLAT))
 
 
-def settle_by_reference(options: Options, reference: NDArray[np.float32], weight: NDArray[np.float32]) -> Options:
-    """`settle_solver` for a preprocessed reference (C, H, W) and its weight, which are looked at where they count."""
-    counts = options.solver == "auto" and options.a_smooth == 1
-    return settle_solver(options, flat_share(reference, weight, options.const_assumption) if counts else 0.0)
+def choose_solver_by_reference(
+    options: Options, reference: NDArray[np.float32], weight: NDArray[np.float32]
+) -> Options:
+    """Return the options with a solver for a preprocessed reference (C, H, W) and its weight (C, H, W), both float32.
+
+    The flat fraction is computed only where `choose_solver` would use it.
+    """
+    matters = options.solver == "auto" and options.a_smooth == 1
+    return choose_solver(options, flat_fraction(reference, weight, options.const_assumption) if matters else 0.0)

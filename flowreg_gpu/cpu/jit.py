@@ -17,8 +17,8 @@ __all__ = ["compiled", "fma", "inlined"]
 # bit, and with the CUDA kernels. The numpy error model leaves out the test for zero before every division, which would
 # keep loops from vectorising.
 #
-# numba's cache looks at the file of the kernel alone. After a change in this file, or of a constant that kernels
-# import, delete flowreg_gpu/cpu/__pycache__/*.nb*.
+# numba's cache looks at the file of the kernel alone. After a change in this file, in a kernel that other files call
+# (lanes.py, relaxation.py), or of a constant that kernels import, delete flowreg_gpu/cpu/__pycache__/*.nb*.
 
 
 class _Separate(Compiler):  # type: ignore[misc]  # numba has no types

@@ -13,8 +13,9 @@ __all__ = ["median5x5"]
 def median5x5(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Median over a 5x5 window of planes (C, H, W) float32; H, W >= 3.
 
-    The boundary is whole-sample symmetric (2 1 | 0 1 2). Columns are sorted once and shared by the five
-    windows that contain them; of the window whose ranks are sorted too, three diagonals count (kernels/median.cuh).
+    The boundary is whole-sample symmetric (2 1 | 0 1 2). The column of five pixels through each pixel is sorted once
+    and used by the five windows that contain it. Where the ranks of a window's five columns are sorted, too, only
+    values on three diagonals of this 5 x 5 table can be its median (kernels/median.cuh says why).
     """
     out = np.empty_like(planes)
     _median5x5(planes, out)
@@ -62,6 +63,7 @@ def _sort4(a, b, c, d):
 
 @inlined
 def _between(value, low, high):
+    """The middle one of three, where low <= high."""
     return _largest(_least(value, high), low)
 
 
@@ -80,6 +82,7 @@ def _median5(a, b, c, d, e):
 
 @compiled
 def _median5x5(planes, out):
+    """Write the medians of planes (C, H, W) to `out` (C, H, W), float32; H, W >= 3."""
     channels, height, width = planes.shape
     # rank k of the column through x, two mirrored columns on either side
     rank = np.empty((5, width + 4), np.float32)

@@ -18,8 +18,8 @@ _HALF = np.float32(0.5)
 _ONE = np.float32(1)
 _TWO = np.float32(2)
 _TIKHONOV = np.float32(1e-6)  # keeps the normalisation of the gradient term finite where the image is flat
-_CENSUS_EPS2 = np.float32((0.1 / 255) ** 2)
-_CENSUS_SHARE = np.float32(2 / 8)
+_CENSUS_EPS2 = np.float32((0.1 / 255) ** 2)  # a tenth of a grey level of 8-bit images, here scaled to 0-1
+_CENSUS_FACTOR = np.float32(2 / 8)  # of each of the 8 neighbours
 
 
 def motion_tensor(
@@ -38,7 +38,12 @@ def motion_tensor(
 
 @compiled
 def _gradient_constancy(first, second, hx, hy, out):
-    """Constancy of the gradient, each component normalised by its own gradient (Zimmer, Bruhn, Weickert 2011)."""
+    """Write the tensors (C, 6, h, w) of planes (C, h, w), all float32, for the constancy of the gradient.
+
+    Each component of the gradient is normalised by its own gradient (Zimmer, Bruhn, Weickert 2011): with
+    r_x = 1 / (f_xx^2 + f_xy^2 + 1e-6) and r_y = 1 / (f_xy^2 + f_yy^2 + 1e-6),
+    J = r_x (f_xx, f_xy, f_xt) (f_xx, f_xy, f_xt)^T + r_y (f_xy, f_yy, f_yt) (f_xy, f_yy, f_yt)^T.
+    """
     channels, height, width = first.shape
     # mean and change of the two frames; row y is kept in row y % 3, with a pixel repeated at either end
     mean, change = np.empty((3, width + 2), np.float32), np.empty((3, width + 2), np.float32)
@@ -58,6 +63,7 @@ def _gradient_constancy(first, second, hx, hy, out):
 
 @compiled
 def _mean_and_change(first, second, mean, change):
+    """Mean and difference of two rows (w,), with a pixel repeated at either end (w + 2,), float32."""
     width = first.size
     for x in range(width):
         mean[x + 1] = _HALF * (first[x] + second[x])
@@ -71,6 +77,7 @@ def _mean_and_change(first, second, mean, change):
 def _gradient_row(
     above, here, below, change_above, change_here, change_below, hx, hy, j11, j22, j33, j12, j13, j23
 ):  # fmt: skip
+    """One row of `_gradient_constancy`: rows (w + 2,) of mean and change in, rows (w,) of the tensor out."""
     cx, cy = _HALF / hx, _HALF / hy
     cxx, cyy, cxy = _ONE / (hx * hx), _ONE / (hy * hy), _HALF / hx * (_HALF / hy)
     for x in range(j11.size):
@@ -93,7 +100,10 @@ def _gradient_row(
 
 @compiled
 def _brightness_constancy(first, second, hx, hy, out):
-    """Constancy of the brightness (Horn and Schunck 1981)."""
+    """Write the tensors (C, 6, h, w) of padded planes (C, h + 2, w + 2) for the constancy of the brightness.
+
+    J = (f_x, f_y, f_t) (f_x, f_y, f_t)^T (Horn and Schunck 1981); all arrays are float32.
+    """
     for channel in range(out.shape[0]):
         for y in range(out.shape[2]):
             for k in range(6):
@@ -102,8 +112,8 @@ def _brightness_constancy(first, second, hx, hy, out):
 
 
 @compiled
-def _add_gray_tensor(first, second, hx, hy, share, out):
-    """Add `share` times the products of (fx, fy, ft) of one pair of padded planes."""
+def _add_gray_tensor(first, second, hx, hy, factor, out):
+    """Add `factor` times the products of (fx, fy, ft) of two planes (h + 2, w + 2) to a tensor (6, h, w), float32."""
     _, height, width = out.shape
     cx, cy = _HALF / hx, _HALF / hy
     gradient = np.empty((3, width), np.float32)
@@ -117,17 +127,21 @@ def _add_gray_tensor(first, second, hx, hy, share, out):
             ft[x] = b1[x + 1] - a1[x + 1]
         j11, j22, j33, j12, j13, j23 = out[0, y], out[1, y], out[2, y], out[3, y], out[4, y], out[5, y]
         for x in range(width):
-            j11[x] += share * fx[x] * fx[x]
-            j22[x] += share * fy[x] * fy[x]
-            j33[x] += share * ft[x] * ft[x]
-            j12[x] += share * fx[x] * fy[x]
-            j13[x] += share * fx[x] * ft[x]
-            j23[x] += share * fy[x] * ft[x]
+            j11[x] += factor * fx[x] * fx[x]
+            j22[x] += factor * fy[x] * fy[x]
+            j33[x] += factor * ft[x] * ft[x]
+            j12[x] += factor * fx[x] * fy[x]
+            j13[x] += factor * fx[x] * ft[x]
+            j23[x] += factor * fy[x] * ft[x]
 
 
 @compiled
 def _census_constancy(first, second, hx, hy, out):
-    """Constancy of the smoothed census signature (Hafner, Demetz, Weickert 2013): a gray tensor per neighbour."""
+    """Write the tensors (C, 6, h, w) of padded planes (C, h + 2, w + 2) for the constancy of the census signature.
+
+    J is the sum of the tensors of brightness constancy of the smoothed signatures of all 8 neighbours, times 2 / 8
+    (Hafner, Demetz, Weickert 2013); all arrays are float32.
+    """
     channels, _, height, width = out.shape
     signature = np.empty((2, height + 2, width + 2), np.float32)
     for channel in range(channels):
@@ -139,12 +153,16 @@ def _census_constancy(first, second, hx, hy, out):
                 reciprocal = np.float32(_ONE / np.sqrt((dx * hx) ** 2 + (dy * hy) ** 2))
                 _census_signature(first[channel], dy, dx, reciprocal, signature[0])
                 _census_signature(second[channel], dy, dx, reciprocal, signature[1])
-                _add_gray_tensor(signature[0], signature[1], hx, hy, _CENSUS_SHARE, out[channel])
+                _add_gray_tensor(signature[0], signature[1], hx, hy, _CENSUS_FACTOR, out[channel])
 
 
 @compiled
 def _census_signature(image, dy, dx, reciprocal, out):
-    """s = (1 + r / sqrt(r^2 + eps^2)) / 2, r = (neighbour - centre) / distance; its own border is then padded."""
+    """Write the smoothed signature (h, w) float32 of an image (h, w) for the neighbour at (dy, dx).
+
+    s = (1 + r / sqrt(r^2 + eps^2)) / 2, r = (neighbour - centre) / distance, `reciprocal` being 1 / distance. Only the
+    inner pixels have all neighbours; the border of the signature repeats them.
+    """
     height, width = image.shape
     for y in range(1, height - 1):
         neighbour_row, centre_row, line = image[y + dy], image[y], out[y]

@@ -1,17 +1,15 @@
 """The rule multigrid: V-cycles on cell-centred grids, for quadratic smoothness.
 
 A cycle refreshes psi and solves the linear system that this gives a little further: a sweep of the rule block, the
-same for what is left on a grid of half the size, and another sweep. The system is discretised anew on the coarser
-grid: its data term is the mean over the pixels' area, its alpha / h^2 follows from the true ratio of the sizes. What is
-left of the right-hand side is averaged likewise, and the correction interpolated linearly. A pixel I of a coarser side
-covers the pixels 2 I and 2 I + 1 and, where the finer side is odd, a part of 2 I - 1 and only a part of 2 I + 1.
+same for the residual on a grid of half the size, and another sweep. The system is discretised anew on the coarser
+grid: its data term is the mean over the area of its pixels, its alpha / h^2 follows from the true ratio of the sizes.
+The residual is averaged likewise, and the correction interpolated linearly. Pixel I of a coarser side covers the
+pixels 2 I and 2 I + 1 of the finer one; where the finer side is odd, it covers a part of 2 I - 1 and only a part of
+2 I + 1.
 
-All planes lie in rows sorted by colour: first the red pixels ((x + y) even), then the black ones, each with a ghost on
-either side. Pixel i of a colour is x = 2 i + parity, parity = (y + colour) % 2; its neighbours above and below are
-pixel i of the other colour, those left and right pixels i - 1 + parity and i + parity. Increments have ghost rows, too.
-In a row, the pixels with even x are one colour and those with odd x the other, so that neighbours 2 I - 1, 2 I and
-2 I + 1 are contiguous lines, too. Arrays are flat and offsets unsigned, since numba tests other indices for being
-negative.
+Increments and systems of all grids lie in lanes (`flowreg_gpu.cpu.lanes`), sorted by colour. In a row, the pixels with
+even x are one colour and those with odd x the other, so that the pixels 2 I - 1, 2 I and 2 I + 1 of all I are
+contiguous lines, too.
 """
 
 from __future__ import annotations
@@ -19,24 +17,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cpu.jit import compiled, fma, inlined
-from flowreg_gpu.cpu.relaxation import (
-    ONE,
-    TWO,
-    ZERO,
-    constant_laplacian,
-    data_energy,
-    invert,
-    psi_of,
-    update,
-    weighted_sum,
+from flowreg_gpu.cpu.jit import compiled, fma
+from flowreg_gpu.cpu.lanes import (
+    LANES,
+    U,
+    add_data_term,
+    aligned,
+    around,
+    invert_row,
+    join_rows,
+    line_lengths,
+    relax_row,
+    set_ghosts,
+    sort_rows,
 )
+from flowreg_gpu.cpu.relaxation import ONE, TWO, ZERO
 from flowreg_gpu.model.relaxation import COARSEST_SWEEPS, plan_grids
 
 __all__ = ["relax_in_cycles"]
 
 _COARSEST_SWEEPS = COARSEST_SWEEPS
-_U = np.uint64
 
 
 def relax_in_cycles(
@@ -61,34 +61,53 @@ def relax_in_cycles(
 
 @compiled
 def _relax_in_cycles(tensor, weight, flow, sizes, edges, omega, cycles, lag, psi_data, out):
-    channels, last = tensor.shape[0], sizes.shape[0] - 1
-    fixed = _sort_level(tensor, weight, flow, edges[0, 0], edges[0, 1])
-    # a row of `systems`: data term 11, 22, 12, right-hand sides of u and v
-    systems = [np.zeros((h, 5 * 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
-    increments = [np.zeros((2, h + 2, 2 * ((w + 1) // 2 + 2)), np.float32) for h, w in sizes]
+    """Write the increment to `out`; sizes (grids, 2) int64 and edges (grids, 2) float32 of the grids, finest first."""
+    channels, _, height, width = tensor.shape
+    last = sizes.shape[0] - 1
+    fixed = aligned(2 * height * (7 * channels + 2) * line_lengths(width)[0])
+    sort_rows(tensor, weight, flow, edges[0, 0], edges[0, 1], 0, height, line_lengths(width)[0], fixed)
+    systems = [_zeros(h * 2 * 5 * line_lengths(w)[0]) for h, w in sizes]
+    increments = [
+        _zeros(4 * (h + 3) * line_lengths(w)[1]).reshape(2, 2, (h + 3) * line_lengths(w)[1]) for h, w in sizes
+    ]
     means = [_mean_weights(sizes[k, axis], sizes[k + 1, axis]) for k in range(last) for axis in range(2)]
     linear = [_linear_weights(sizes[k, axis], sizes[k + 1, axis]) for k in range(last) for axis in range(2)]
     for cycle in range(cycles):
         refreshed = (cycle + 1) % lag == 0
         for k in range(last + 1):
-            cx, cy = edges[k, 0], edges[k, 1]
             if k == 0 and (refreshed or cycle == 0):
-                _refresh(fixed, channels, psi_data if refreshed else (ONE, ZERO, ZERO), systems[0], increments[0])
-            _relax(systems[k], increments[k], sizes[k, 1], cx, cy, omega, 1 if k < last else _COARSEST_SWEEPS)
+                psi = psi_data if refreshed else (ONE, ZERO, ZERO)
+                _refresh(fixed, channels, height, width, psi, increments[0], systems[0])
+            _relax(systems[k], sizes[k], edges[k], omega, 1 if k < last else _COARSEST_SWEEPS, increments[k])
             if k < last:
                 _restrict(
-                    systems[k], increments[k], sizes[k, 1], cx, cy, means[2 * k], means[2 * k + 1], systems[k + 1],
-                    increments[k + 1], sizes[k + 1, 1],
+                    systems[k], sizes[k], edges[k], means[2 * k], means[2 * k + 1], increments[k], sizes[k + 1],
+                    systems[k + 1],
                 )  # fmt: skip
+                increments[k + 1][:] = ZERO
         for k in range(last - 1, -1, -1):
-            _correct(increments[k + 1], sizes[k + 1, 1], linear[2 * k], linear[2 * k + 1], increments[k], sizes[k, 1])
-            _relax(systems[k], increments[k], sizes[k, 1], edges[k, 0], edges[k, 1], omega, 1)
-    _unsort(increments[0], out)
+            _correct(increments[k + 1], sizes[k + 1], linear[2 * k], linear[2 * k + 1], sizes[k], increments[k])
+            _relax(systems[k], sizes[k], edges[k], omega, 1, increments[k])
+    flat = out.reshape(out.size)
+    for k in range(2):
+        join_rows(
+            increments[0][k, 0], increments[0][k, 1], height, width, line_lengths(width)[1], flat, k * height * width
+        )
+
+
+@compiled
+def _zeros(size):
+    out = aligned(size)
+    out[:] = ZERO
+    return out
 
 
 @compiled
 def _mean_weights(fine, coarse):
-    """Shares (3 coarse,) of pixels s I - 1, s I and s I + 1 in pixel I of a coarser side; s is 2, 1 if not halved."""
+    """Weights (3 coarse,) of the pixels s I - 1, s I and s I + 1 in the mean over pixel I of a coarser side.
+
+    s is 2, and 1 where the side is not halved.
+    """
     weights = np.zeros((3, coarse), np.float32)
     for i in range(coarse):
         weights[1, i] = np.float32(coarse) / np.float32(fine)
@@ -104,7 +123,7 @@ def _mean_weights(fine, coarse):
 def _linear_weights(fine, coarse):
     """Weights of the coarse pixels j // s - 1, j // s and j // s + 1 in the interpolation at pixel j of a finer side.
 
-    (2, 3, half) flat: those at even, then those at odd j.
+    (2, 3, half) flat: those at even, then those at odd j; s as in `_mean_weights`.
     """
     half = (fine + 1) // 2
     weights = np.zeros((2, 3, half), np.float32)
@@ -118,337 +137,194 @@ def _linear_weights(fine, coarse):
 
 
 @compiled
-def _refresh(fixed, channels, psi, system, increment):
-    """Data term and right-hand sides of the finest grid, with psi of the present increment."""
-    tensor, weight, laplacian = fixed
-    height, pitch = increment.shape[1] - 2, increment.shape[2]
-    flat = increment.reshape(increment.size)
-    total = np.empty(4 * pitch, np.float32)
-    for y in range(height):
-        row = system[y]
-        _accumulate_row(
-            tensor, weight, laplacian, flat, y * pitch, height * pitch, (y + 1) * pitch, (height + 2) * pitch, pitch,
-            channels, psi, total, row[3 * pitch :],
-        )  # fmt: skip
-        _copy_line(total, 0, 1, row, 0, 1, 3 * pitch)
+def _refresh(fixed, channels, height, width, psi, increment, systems):
+    """Write the systems of the finest grid, with psi of the present increment."""
+    lanes, pitch = line_lengths(width)
+    size, fixed_size = 5 * lanes, (7 * channels + 2) * lanes
+    for colour in range(2):
+        u, v = increment[0, colour], increment[1, colour]
+        for y in range(height):
+            line = 2 * y + colour
+            add_data_term(fixed, line * fixed_size, lanes, channels, u, v, (y + 2) * pitch, psi, systems, line * size)
 
 
 @compiled
-def _relax(system, increment, width, cx, cy, omega, sweeps):
-    """Sweeps of the rule block, black one row behind red."""
-    height, pitch = increment.shape[1] - 2, increment.shape[2]
-    half, keep = pitch // 2 - 2, ONE - omega
-    flat = increment.reshape(increment.size)
-    plane = (height + 2) * pitch
-    ring = np.empty((2, 5 * pitch), np.float32)
+def _relax(systems, grid, edge, omega, sweeps, increment):
+    """Sweeps of the rule block on a grid (height, width), black one row behind red."""
+    height, width = grid[0], grid[1]
+    lanes, pitch = line_lengths(width)
+    cx, cy, keep, smooth = edge[0], edge[1], ONE - omega, TWO * (edge[0] + edge[1])
+    red_u, black_u, red_v, black_v = increment[0, 0], increment[0, 1], increment[1, 0], increment[1, 1]
+    size = 5 * lanes
+    ring = aligned(4 * size)  # coefficients of the row of red and of the one before, of both colours each
     for _ in range(sweeps):
         for step in range(height + 1):
             if step < height:
-                row, coefficients = system[step], ring[step % 2]
-                _invert_row(row, pitch, TWO * (cx + cy), omega, coefficients)
-                _copy_line(row, 3 * pitch, 1, coefficients, 3 * pitch, 1, 2 * pitch)
-            for colour in range(max(0, step - height + 1), min(2, step + 1)):
-                y = step - colour
-                parity, begin, other = _colour(y, colour, half)
-                _set_ghosts(increment, y + 1, width, half, parity, begin, other)
-                here = (y + 1) * pitch
-                _relax_row(flat, plane, here, pitch, half, begin, other, parity, ring[y % 2], cx, cy, keep)
+                row, at = (step + 2) * pitch, step % 2 * 2 * size
+                invert_row(systems, step * 2 * size, 2 * lanes, smooth, omega, ring, at)
+                set_ghosts(red_u, red_v, black_u, black_v, row, step % 2, height, width, pitch)
+                relax_row(red_u, red_v, black_u, black_v, row, step % 2, lanes, pitch, cx, cy, keep, ring, at)
+            if step > 0:
+                row, at, parity = (step + 1) * pitch, (step - 1) % 2 * 2 * size + size, step % 2
+                set_ghosts(black_u, black_v, red_u, red_v, row, parity, height, width, pitch)
+                relax_row(black_u, black_v, red_u, red_v, row, parity, lanes, pitch, cx, cy, keep, ring, at)
 
 
 @compiled
-def _restrict(
-    system, increment, width, cx, cy, weights_y, weights_x, coarse_system, coarse_increment, coarse_width
-):  # fmt: skip
-    """Data term and right-hand sides of the coarser grid: means of this one's data term and of what is left here."""
-    height, pitch = increment.shape[1] - 2, increment.shape[2]
-    coarse_height, coarse_pitch = coarse_increment.shape[1] - 2, coarse_increment.shape[2]
-    half, coarse_half = pitch // 2 - 2, coarse_pitch // 2 - 2
+def _restrict(systems, grid, edge, weights_y, weights_x, increment, coarse_grid, coarse_systems):
+    """Write the systems of a coarser grid: means of the finer one's data term and of its residual."""
+    height, width, coarse_height, coarse_width = grid[0], grid[1], coarse_grid[0], coarse_grid[1]
+    lanes, pitch = line_lengths(width)
+    size, coarse_size = 5 * lanes, 5 * line_lengths(coarse_width)[0]
+    red_u, black_u, red_v, black_v = increment[0, 0], increment[0, 1], increment[1, 0], increment[1, 1]
     step = 1 if height == coarse_height else 2
-    flat = increment.reshape(increment.size)
-    residual = np.zeros(2 * pitch, np.float32)
-    # sums over rows: u, v, 11, 22, 12, each its pixels with even and then those with odd x
-    sums = np.empty(5 * pitch, np.float32)
-    line = np.zeros(2 * coarse_half, np.float32)
-    coarse_increment[:] = ZERO
+    even_sums, odd_sums = aligned(size), aligned(size)  # over rows, of the pixels with even and with odd x
+    even, odd, line = np.zeros(lanes + 1, np.float32), np.zeros(lanes + 1, np.float32), np.zeros(2 * lanes, np.float32)
     for coarse_y in range(coarse_height):
-        sums[:] = ZERO
+        even_sums[:] = ZERO
+        odd_sums[:] = ZERO
         for tap in range(3):
-            y, share = step * coarse_y - 1 + tap, weights_y[tap * coarse_height + coarse_y]
-            if share == ZERO:
+            y, weight = step * coarse_y - 1 + tap, weights_y[tap * coarse_height + coarse_y]
+            if weight == ZERO:
                 continue
-            row = system[y]
-            for colour in range(2):
-                parity, begin, other = _colour(y, colour, half)
-                _set_ghosts(increment, y + 1, width, half, parity, begin, other)
-            for colour in range(2):
-                parity, begin, other = _colour(y, colour, half)
-                at = parity * (half + 2) + 1
-                _residual_row(
-                    flat, (height + 2) * pitch, (y + 1) * pitch, pitch, half, begin, other, parity, row, cx, cy,
-                    residual,
-                )  # fmt: skip
-                for k in range(2):
-                    _add_line(residual, k * pitch + begin, share, sums, k * pitch + at, half)
-                for k in range(2, 5):
-                    _add_line(row, (k - 2) * pitch + begin, share, sums, k * pitch + at, half)
-        target = coarse_system[coarse_y]
+            row, at, parity = (y + 2) * pitch, 2 * y * size, y % 2
+            red_sums, black_sums = (even_sums, odd_sums) if parity == 0 else (odd_sums, even_sums)
+            set_ghosts(red_u, red_v, black_u, black_v, row, parity, height, width, pitch)
+            _add_residual_row(
+                systems, at, red_u, red_v, black_u, black_v, row, parity, lanes, pitch, edge, weight, red_sums
+            )
+            set_ghosts(black_u, black_v, red_u, red_v, row, 1 - parity, height, width, pitch)
+            _add_residual_row(
+                systems, at + size, black_u, black_v, red_u, red_v, row, 1 - parity, lanes, pitch, edge, weight,
+                black_sums,
+            )  # fmt: skip
+        at = 2 * coarse_y * coarse_size
+        if coarse_width == width:
+            for parity in range(2):
+                colour = (coarse_y + parity) % 2
+                _copy_line(odd_sums if parity else even_sums, coarse_systems, at + colour * coarse_size, coarse_size)
+            continue
         for k in range(5):
-            even, odd = k * pitch + 1, k * pitch + half + 3
-            if coarse_width != width:
-                _mean_line(sums, even, odd, weights_x, coarse_width, line)
+            _quantity(even_sums, k, lanes, even)
+            _quantity(odd_sums, k, lanes, odd)
+            _mean_line(even, odd, weights_x, coarse_width, line)
             for colour in range(2):
-                parity, begin, _ = _colour(coarse_y, colour, coarse_half)
-                at, count = (k + 3 if k < 2 else k - 2) * coarse_pitch + begin, (coarse_width - parity + 1) // 2
-                if coarse_width == width:
-                    _copy_line(sums, odd if parity else even, 1, target, at, 1, count)
-                else:
-                    _copy_line(line, parity, 2, target, at, 1, count)
-
-
-@inlined
-def _colour(y, colour, half):
-    """Parity of the pixels of a colour in row y, where they begin, and where those of the other colour do."""
-    return (y + colour) % 2, colour * (half + 2) + 1, (1 - colour) * (half + 2) + 1
+                _set_quantity(line, (coarse_y + colour) % 2, coarse_width, coarse_systems, at + colour * coarse_size, k)
 
 
 @compiled
-def _residual_row(increment, plane, row, pitch, half, begin, other, parity, system, cx, cy, residual):
-    """What is left of the right-hand sides of one colour of a row."""
-    u, v = _U(row + begin), _U(plane + row + begin)
-    left, right = _U(row + other + parity - 1), _U(row + other + parity)
-    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
-    d11, d22, d12 = _U(begin), _U(begin + pitch), _U(begin + 2 * pitch)
-    bu, bv = _U(begin + 3 * pitch), _U(begin + 4 * pitch)
+def _add_residual_row(
+    systems, at, u, v, other_u, other_v, row, parity, lanes, pitch, edge, weight, sums
+):  # fmt: skip
+    """Add `weight` times the data term and the residual b - A x of one colour of a row to `sums` (5 lanes)."""
+    cx, cy = edge[0], edge[1]
     smooth = TWO * (cx + cy)
-    left_u, left_v = _U(begin), _U(pitch + begin)
-    for i in range(half):
-        x = _U(i)
-        su = weighted_sum(
-            increment[left + x], increment[right + x], increment[above + x], increment[below + x], cx, cy,
-            system[bu + x],
-        )  # fmt: skip
-        su = fma(-(smooth + system[d11 + x]), increment[u + x], su)
-        residual[left_u + x] = fma(-system[d12 + x], increment[v + x], su)
-    for i in range(half):
-        x = _U(i)
-        sv = weighted_sum(
-            increment[v_plane + left + x], increment[v_plane + right + x], increment[v_plane + above + x],
-            increment[v_plane + below + x], cx, cy, system[bv + x],
-        )  # fmt: skip
-        sv = fma(-(smooth + system[d22 + x]), increment[v + x], sv)
-        residual[left_v + x] = fma(-system[d12 + x], increment[u + x], sv)
+    for x in range(0, lanes, LANES):
+        begin, k, to = row + x, at + 5 * x, 5 * x
+        for i in range(LANES):
+            here = begin + i
+            here_u, here_v = u[U(here)], v[U(here)]
+            d11, d22, d12 = systems[U(k + i)], systems[U(k + LANES + i)], systems[U(k + 2 * LANES + i)]
+            su = around(other_u, here, parity, pitch, cx, cy, systems[U(k + 3 * LANES + i)])
+            sv = around(other_v, here, parity, pitch, cx, cy, systems[U(k + 4 * LANES + i)])
+            residual_u = fma(-d12, here_v, fma(-(smooth + d11), here_u, su))
+            residual_v = fma(-d12, here_u, fma(-(smooth + d22), here_v, sv))
+            sums[U(to + i)] = fma(weight, d11, sums[U(to + i)])
+            sums[U(to + LANES + i)] = fma(weight, d22, sums[U(to + LANES + i)])
+            sums[U(to + 2 * LANES + i)] = fma(weight, d12, sums[U(to + 2 * LANES + i)])
+            sums[U(to + 3 * LANES + i)] = fma(weight, residual_u, sums[U(to + 3 * LANES + i)])
+            sums[U(to + 4 * LANES + i)] = fma(weight, residual_v, sums[U(to + 4 * LANES + i)])
 
 
 @compiled
-def _add_line(source, begin, share, target, at, count):
-    begin, at = _U(begin), _U(at)
+def _copy_line(source, target, at, count):
+    """Copy the first `count` values to `at`."""
     for i in range(count):
-        target[at + _U(i)] = fma(share, source[begin + _U(i)], target[at + _U(i)])
+        target[U(at + i)] = source[U(i)]
 
 
 @compiled
-def _copy_line(source, begin, stride, target, at, target_stride, count):
+def _quantity(sums, k, lanes, line):
+    """Copy quantity k of 5 of the pixels of a row from lanes into a line, after its first element."""
+    for x in range(0, lanes, LANES):
+        for i in range(LANES):
+            line[U(1 + x + i)] = sums[U(5 * x + k * LANES + i)]
+
+
+@compiled
+def _set_quantity(line, parity, width, systems, at, k):
+    """Write quantity k of 5 of the pixels parity, parity + 2, ... of a line of `width` into lanes, from `at`."""
+    for i in range((width - parity + 1) // 2):
+        systems[U(at + 5 * LANES * (i // LANES) + k * LANES + i % LANES)] = line[U(2 * i + parity)]
+
+
+@compiled
+def _mean_line(even, odd, weights, count, line):
+    """Mean of the pixels of a row over the `count` pixels of a coarser one.
+
+    `even` and `odd` hold the pixels with even and with odd x, after an element that counts nothing.
+    """
+    w_here, w_after = U(count), U(2 * count)
     for i in range(count):
-        target[_U(at + i * target_stride)] = source[_U(begin + i * stride)]
+        x = U(i)
+        mean = fma(weights[w_here + x], even[U(1 + i)], weights[x] * odd[x])
+        line[x] = fma(weights[w_after + x], odd[U(1 + i)], mean)
 
 
 @compiled
-def _mean_line(sums, even, odd, weights, count, line):
-    """Mean of a row of pixels, which lie as those with even and those with odd x, over those of a coarser grid."""
-    before, here, after = _U(odd - 1), _U(even), _U(odd)
-    w_before, w_here, w_after = _U(0), _U(count), _U(2 * count)
-    for i in range(count):
-        x = _U(i)
-        mean = fma(weights[w_here + x], sums[here + x], weights[w_before + x] * sums[before + x])
-        line[x] = fma(weights[w_after + x], sums[after + x], mean)
-
-
-@compiled
-def _correct(coarse, coarse_width, weights_y, weights_x, increment, width):
-    """Add the correction of the coarser grid."""
-    height, pitch = increment.shape[1] - 2, increment.shape[2]
-    coarse_height, coarse_pitch = coarse.shape[1] - 2, coarse.shape[2]
-    half, coarse_half = pitch // 2 - 2, coarse_pitch // 2 - 2
+def _correct(coarse, coarse_grid, weights_y, weights_x, grid, increment):
+    """Add the increment `coarse` of the coarser grid, interpolated linearly, to that of the finer one."""
+    height, width, coarse_height, coarse_width = grid[0], grid[1], coarse_grid[0], coarse_grid[1]
+    pitch, coarse_pitch = line_lengths(width)[1], line_lengths(coarse_width)[1]
+    plane, coarse_plane = (height + 3) * pitch, (coarse_height + 3) * coarse_pitch
+    half, coarse_half = (width + 1) // 2, (coarse_width + 1) // 2
     step = 1 if height == coarse_height else 2
-    sums = np.empty(coarse_pitch, np.float32)  # over rows: pixels with even x, then those with odd x
+    sums = np.empty(2 * coarse_half, np.float32)  # over rows: pixels with even x, then those with odd x
     line = np.zeros(2 * coarse_half + 2, np.float32)
     flat, coarse_flat = increment.reshape(increment.size), coarse.reshape(coarse.size)
     for y in range(height):
         for k in range(2):
             sums[:] = ZERO
             for tap in range(3):
-                share = weights_y[((y % 2) * 3 + tap) * ((height + 1) // 2) + y // 2]
-                if share == ZERO:
+                weight = weights_y[((y % 2) * 3 + tap) * ((height + 1) // 2) + y // 2]
+                if weight == ZERO:
                     continue
                 coarse_y = min(max(y // step - 1 + tap, 0), coarse_height - 1)
-                row = (k * (coarse_height + 2) + coarse_y + 1) * coarse_pitch
+                row = 2 * k * coarse_plane + (coarse_y + 2) * coarse_pitch
                 for colour in range(2):
-                    parity, begin, _ = _colour(coarse_y, colour, coarse_half)
-                    _add_line(coarse_flat, row + begin, share, sums, parity * (coarse_half + 2) + 1, coarse_half)
+                    parity = (coarse_y + colour) % 2
+                    _add_line(coarse_flat, row + colour * coarse_plane, weight, sums, parity * coarse_half, coarse_half)
             if coarse_width != width:
-                for parity in range(2):
-                    _copy_line(sums, parity * (coarse_half + 2) + 1, 1, line, 1 + parity, 2, coarse_half)
+                _interleave(sums, coarse_half, line)
                 line[0], line[coarse_width + 1] = line[1], line[coarse_width]
-            row = (k * (height + 2) + y + 1) * pitch
             for colour in range(2):
-                parity, begin, _ = _colour(y, colour, half)
+                parity, row = (y + colour) % 2, (2 * k + colour) * plane + (y + 2) * pitch
                 if coarse_width == width:
-                    _add_line(sums, parity * (half + 2) + 1, ONE, flat, row + begin, half)
+                    _add_line(sums, parity * half, ONE, flat, row, half)
                 else:
-                    count = (width - parity + 1) // 2
-                    _add_linear(line, weights_x, parity * 3 * half, half, flat, row + begin, count)
+                    _add_linear(line, weights_x, parity * 3 * half, half, flat, row, (width - parity + 1) // 2)
+
+
+@compiled
+def _add_line(source, begin, weight, target, at, count):
+    """Add `weight` times `count` values."""
+    for i in range(count):
+        target[U(at + i)] = fma(weight, source[U(begin + i)], target[U(at + i)])
+
+
+@compiled
+def _interleave(sums, half, line):
+    """Write the pixels with even and those with odd x, `half` of each, in turns, after the first element of a line."""
+    for i in range(half):
+        line[U(1 + 2 * i)] = sums[U(i)]
+        line[U(2 + 2 * i)] = sums[U(half + i)]
 
 
 @compiled
 def _add_linear(line, weights, first, half, target, at, count):
     """Add what lies between the pixels of a line, which has one more on either side."""
-    at, before, here, after = _U(at), _U(first), _U(first + half), _U(first + 2 * half)
+    at, before, here, after = U(at), U(first), U(first + half), U(first + 2 * half)
     for i in range(count):
-        x = _U(i)
-        total = fma(weights[here + x], line[x + _U(1)], fma(weights[before + x], line[x], target[at + x]))
-        target[at + x] = fma(weights[after + x], line[x + _U(2)], total)
-
-
-# Rows sorted by colour
-
-
-@compiled
-def _sort_row(row, y, half, out):
-    for colour in range(2):
-        parity, begin = (y + colour) % 2, colour * (half + 2) + 1
-        for i in range((row.shape[0] - parity + 1) // 2):
-            out[begin + i] = row[2 * i + parity]
-
-
-@compiled
-def _sort_level(tensor, weight, flow, cx, cy):
-    """Tensor, weight and Laplacian of the flow in sorted rows, flat; unused pixels at the end of a colour stay 0."""
-    channels, _, height, width = tensor.shape
-    half = (width + 1) // 2
-    pitch = 2 * (half + 2)
-    tensors = np.zeros((channels * 6, height, pitch), np.float32)
-    weights = np.zeros((channels, height, pitch), np.float32)
-    laplacian = np.zeros((2, height, pitch), np.float32)
-    lines = np.empty((2, width), np.float32)
-    for y in range(height):
-        for channel in range(channels):
-            for k in range(6):
-                _sort_row(tensor[channel, k, y], y, half, tensors[6 * channel + k, y])
-            _sort_row(weight[channel, y], y, half, weights[channel, y])
-        constant_laplacian(flow, cx, cy, y, lines[0], lines[1])
-        for k in range(2):
-            _sort_row(lines[k], y, half, laplacian[k, y])
-    return tensors.reshape(tensors.size), weights.reshape(weights.size), laplacian.reshape(laplacian.size)
-
-
-@compiled
-def _unsort(increment, out):
-    """Write an increment (2, h, w) pixel by pixel from sorted rows with ghosts."""
-    _, height, width = out.shape
-    half = (width + 1) // 2
-    for k in range(2):
-        for y in range(height):
-            for colour in range(2):
-                parity, begin = (y + colour) % 2, colour * (half + 2) + 1
-                for i in range((width - parity + 1) // 2):
-                    out[k, y, 2 * i + parity] = increment[k, y + 1, begin + i]
-
-
-@compiled
-def _set_ghosts(increment, row, width, half, parity, begin, other):
-    """Write the pixels of one colour at the edges where the neighbours of the other colour are looked for."""
-    last = (width - 1 - parity) // 2
-    for k in range(2):
-        line = increment[k, row]
-        if parity == 0:
-            line[other - 1] = line[begin]
-        if 2 * last + parity == width - 1:
-            line[other + last + parity] = line[begin + last]
-        if row == 1:
-            for i in range(half):
-                increment[k, 0, other + i] = line[begin + i]
-        if row == increment.shape[1] - 2:
-            for i in range(half):
-                increment[k, row + 1, other + i] = line[begin + i]
-
-
-@compiled
-def _relax_row(increment, plane, row, pitch, half, begin, other, parity, coefficients, cx, cy, keep):
-    """Update the pixels of one colour in one row, in place, from coefficients 11, 12, 22, u and v, pitch each."""
-    u, v = _U(row + begin), _U(plane + row + begin)
-    left, right = _U(row + other + parity - 1), _U(row + other + parity)
-    above, below, v_plane = _U(row - pitch + other), _U(row + pitch + other), _U(plane)
-    i11, i12, i22, bu, bv = (
-        _U(begin), _U(begin + pitch), _U(begin + 2 * pitch), _U(begin + 3 * pitch), _U(begin + 4 * pitch),
-    )  # fmt: skip
-    for i in range(half):
-        x = _U(i)
-        su = weighted_sum(
-            increment[left + x], increment[right + x], increment[above + x], increment[below + x], cx, cy,
-            coefficients[bu + x],
-        )  # fmt: skip
-        sv = weighted_sum(
-            increment[v_plane + left + x], increment[v_plane + right + x], increment[v_plane + above + x],
-            increment[v_plane + below + x], cx, cy, coefficients[bv + x],
-        )  # fmt: skip
-        increment[u + x], increment[v + x] = update(
-            keep, coefficients[i11 + x], coefficients[i12 + x], coefficients[i22 + x], su, sv, increment[u + x],
-            increment[v + x],
-        )  # fmt: skip
-
-
-@compiled
-def _accumulate_row(
-    tensor, weight, laplacian, increment, here, plane, increment_here, increment_plane, pitch, channels, psi, total,
-    right_sides,
-):  # fmt: skip
-    """Sum the data term of one sorted row over the channels, with psi of the present increment.
-
-    `here` and `increment_here` are where the row begins in the planes. `total` gets 11, 22, 12 and scratch, pitch each;
-    `right_sides` those of u and v, which begin with the Laplacian of the flow.
-    """
-    u, v = _U(increment_here), _U(increment_here + increment_plane)
-    d11, d22, d12, share = _U(0), _U(pitch), _U(2 * pitch), _U(3 * pitch)
-    bu, bv = _U(0), _U(pitch)
-    lap_u, lap_v = _U(here), _U(here + plane)
-    for i in range(3 * pitch):
-        total[_U(i)] = ZERO
-    for i in range(pitch):
-        right_sides[bu + _U(i)] = laplacian[lap_u + _U(i)]
-    for i in range(pitch):
-        right_sides[bv + _U(i)] = laplacian[lap_v + _U(i)]
-    # one array written per loop: LLVM gives up vectorising where more than eight pairs might overlap;
-    # at the edge of a mask the cubic resampling overshoots below zero, which would make the system indefinite
-    for channel in range(channels):
-        j11 = _U(here + 6 * channel * plane)
-        j22, j33 = j11 + _U(plane), j11 + _U(2 * plane)
-        j12, j13, j23 = j11 + _U(3 * plane), j11 + _U(4 * plane), j11 + _U(5 * plane)
-        own_weight = _U(here + channel * plane)
-        for i in range(pitch):
-            x = _U(i)
-            energy = data_energy(
-                tensor[j11 + x], tensor[j22 + x], tensor[j33 + x], tensor[j12 + x], tensor[j13 + x], tensor[j23 + x],
-                increment[u + x], increment[v + x],
-            )  # fmt: skip
-            positive = weight[own_weight + x] if weight[own_weight + x] > ZERO else ZERO
-            total[share + x] = psi_of(energy, psi) * positive
-        for i in range(pitch):
-            total[d11 + _U(i)] = fma(total[share + _U(i)], tensor[j11 + _U(i)], total[d11 + _U(i)])
-        for i in range(pitch):
-            total[d22 + _U(i)] = fma(total[share + _U(i)], tensor[j22 + _U(i)], total[d22 + _U(i)])
-        for i in range(pitch):
-            total[d12 + _U(i)] = fma(total[share + _U(i)], tensor[j12 + _U(i)], total[d12 + _U(i)])
-        for i in range(pitch):
-            right_sides[bu + _U(i)] = fma(-total[share + _U(i)], tensor[j13 + _U(i)], right_sides[bu + _U(i)])
-        for i in range(pitch):
-            right_sides[bv + _U(i)] = fma(-total[share + _U(i)], tensor[j23 + _U(i)], right_sides[bv + _U(i)])
-
-
-@compiled
-def _invert_row(total, pitch, smooth, omega, coefficients):
-    """Write the inverse of each pixel's 2x2 system times omega (11, 12, 22) from its data term (11, 22, 12)."""
-    for i in range(pitch):
-        x = _U(i)
-        coefficients[x], coefficients[_U(pitch) + x], coefficients[_U(2 * pitch) + x] = invert(
-            total[x], total[_U(pitch) + x], total[_U(2 * pitch) + x], smooth, omega
-        )
+        x = U(i)
+        total = fma(weights[here + x], line[x + U(1)], fma(weights[before + x], line[x], target[at + x]))
+        target[at + x] = fma(weights[after + x], line[x + U(2)], total)

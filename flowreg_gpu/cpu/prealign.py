@@ -19,7 +19,7 @@ _SPECTRUM_FLOOR = 100 * float(np.finfo(np.float32).eps)
 
 
 class Aligner(NamedTuple):
-    """What every frame's alignment shares: channel weights, resampling, window, and the reference's image."""
+    """What the alignment of every frame uses: channel weights, resampling, window, and the reference's image."""
 
     weight: NDArray[np.float32]
     tables: tuple[TapTable, TapTable]

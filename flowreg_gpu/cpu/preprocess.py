@@ -27,14 +27,18 @@ def preprocess(window: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np
 
 @compiled
 def _normalize(frames, temporal, minimum, scale, out):
+    """Write sum_k temporal[c, k] (frames[k] - minimum[c]) scale[c] to planes (C, H, W) float32.
+
+    From frames (2 halo + 1, H, W, C) of any real dtype, temporal (C, 2 halo + 1), minimum and scale (C,) float32.
+    """
     channels, height, width = out.shape
     for channel in range(channels):
         for y in range(height):
             line = out[channel, y]
             line[:] = np.float32(0)
             for k in range(frames.shape[0]):
-                share = temporal[channel, k]
+                weight = temporal[channel, k]
                 for x in range(width):
-                    line[x] += share * (np.float32(frames[k, y, x, channel]) - minimum[channel])
+                    line[x] += weight * (np.float32(frames[k, y, x, channel]) - minimum[channel])
             for x in range(width):
                 line[x] *= scale[channel]

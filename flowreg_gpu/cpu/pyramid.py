@@ -15,8 +15,8 @@ from flowreg_gpu.model.resampling import TapTable
 __all__ = ["resize"]
 
 _U = np.uint64
-_BLOCK = 128
-_TILE = 16
+_BLOCK = 128  # 64 rows take 15 % longer (benchmarks/ATTEMPTS.md)
+_TILE = 16  # float32 in a cache line of 64 bytes
 
 
 def resize(
@@ -32,6 +32,11 @@ def resize(
 
 @compiled
 def _separable(planes, row_index, row_weight, column_index, column_weight, out):
+    """Write the filtered planes: out[c, i, j] = sum_m w_j,m sum_k w_i,k planes[c, y_i,k, x_j,m], rows summed first.
+
+    From planes (C, H, W) float32 and the tables of the rows (h, taps) and columns (w, taps), index int32 and weight
+    float32, to `out` (C, h, w) float32.
+    """
     channels, height, width = planes.shape
     _, new_height, new_width = out.shape
     block = min(_BLOCK, new_height)
@@ -50,7 +55,10 @@ def _separable(planes, row_index, row_weight, column_index, column_weight, out):
 
 @compiled
 def _sum_rows(rows, width, index, weight, out):
-    """Row i of the result is the sum of the rows index[i] times weight[i], in this order."""
+    """Row i of the result is the sum over k of weight[i, k] times row index[i, k], in this order.
+
+    `rows` and `out` are flat, float32, of rows of `width` pixels; index (n, taps) int32 and weight (n, taps) float32.
+    """
     taps = index.shape[1]
     for i in range(index.shape[0]):
         to = i * width
@@ -75,7 +83,10 @@ def _sum_rows(rows, width, index, weight, out):
 
 @compiled
 def _transpose(rows, height, width, out):
-    """In tiles: whole columns of a width that is a power of two would share a few lines of the cache."""
+    """Transpose flat rows (height, width) float32 into `out` (width, height).
+
+    In tiles: whole columns of a width that is a power of two would share a few lines of the cache.
+    """
     for top in range(0, height, _TILE):
         for left in range(0, width, _TILE):
             for x in range(left, min(left + _TILE, width)):

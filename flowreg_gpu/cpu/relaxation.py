@@ -1,4 +1,4 @@
-"""What the relaxations of a pyramid level share: powers, the terms of a pixel, and the Laplacian of the flow."""
+"""Arithmetic of the relaxations of a pyramid level: psi, the system of a pixel, and the Laplacian of the flow."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def power(x, exponent):
 
 @inlined
 def psi_of(x, psi):
-    """psi = constant + factor (x + 1e-5)^power."""
+    """psi = constant + factor (x + 1e-5)^power, where `psi` is (constant, factor, power), float32."""
     constant, factor, exponent = psi
     return fma(factor, power(x + PSI_EPS, exponent), constant)
 
 
 @inlined
 def data_energy(j11, j22, j33, j12, j13, j23, u, v):
-    """Form of the motion tensor J at the increment (u, v), not below 0."""
+    """J11 u^2 + J22 v^2 + 2 J12 u v + 2 J13 u + 2 J23 v + J33 of the motion tensor J, not below 0."""
     mixed = fma(j12, v, j13)
     energy = fma(u, fma(j11, u, mixed + mixed), fma(v, fma(j22, v, j23 + j23), j33))
     return energy if energy > ZERO else ZERO
@@ -72,7 +72,7 @@ def data_energy(j11, j22, j33, j12, j13, j23, u, v):
 
 @inlined
 def invert(d11, d22, d12, diagonal, omega):
-    """Inverse (11, 12, 22), times omega, of the system of a pixel: its data term, and the sum of its edges' weights."""
+    """Inverse (11, 12, 22), times omega, of a pixel's 2 x 2 system: data term + `diagonal` (of its edges) times 1."""
     # the data part alone may have rank 1: its determinant is kept apart and from going below zero
     data = fma(d11, d22, -(d12 * d12))
     first, second = diagonal + d11, diagonal + d22
@@ -81,19 +81,23 @@ def invert(d11, d22, d12, diagonal, omega):
 
 
 @inlined
-def weighted_sum(before, after, left, right, cx, cy, right_side):
+def weighted_sum(left, right, above, below, cx, cy, right_side):
     """Right-hand side of a pixel and the weighted sum of its neighbours, where the smoothness is quadratic."""
-    return fma(cx, before + after, fma(cy, left + right, right_side))
+    return fma(cx, left + right, fma(cy, above + below, right_side))
 
 
 @inlined
 def update(keep, k0, k1, k2, su, sv, u, v):
-    """u and v of a pixel by the rule block, from its inverse system and right-hand sides."""
+    """u and v of a pixel by the rule block: keep (u, v) + K (su, sv), K being omega times the inverse of its system."""
     return fma(k0, su, fma(k1, sv, keep * u)), fma(k1, su, fma(k2, sv, keep * v))
 
 
 @compiled
 def constant_laplacian(flow, cx, cy, y, bu, bv):
+    """Write row y of cx (f(x - 1) - 2 f + f(x + 1)) + cy (f(y - 1) - 2 f + f(y + 1)) of both components of a flow.
+
+    From flow (2, h, w) to bu and bv (w,), float32; beyond the edge lies the pixel's own value.
+    """
     _, height, width = flow.shape
     above, below = max(y - 1, 0), min(y + 1, height - 1)
     for k in range(2):

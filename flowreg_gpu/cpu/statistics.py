@@ -27,6 +27,7 @@ def flow_statistics(flow: NDArray[np.float32]) -> tuple[float, float, float, flo
 
 @compiled
 def _flow_statistics(flow):
+    """Mean and largest length, mean divergence, mean u and mean v of flow (2, H, W) float32, as float64."""
     _, height, width = flow.shape
     sums = np.zeros((4, width))
     divergence = 0.0
@@ -43,6 +44,7 @@ def _flow_statistics(flow):
 
 @compiled
 def _add_flow(u, v, lengths, largest, total_u, total_v):
+    """Add a row (W,) float32 of a flow to the sums and maxima along the columns, (W,) float64 each."""
     for x in range(u.size):
         a, b = np.float64(u[x]), np.float64(v[x])
         length = np.sqrt(a * a + b * b)
@@ -59,7 +61,11 @@ def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 @compiled
 def _correlation(first, second):
-    """In one pass, about the first pixels, as in kernels/statistics.cu, which tells why that is exact enough."""
+    """Pearson correlation of two images (H, W C) of any real dtype, in float64.
+
+    In one pass, with sums of a - a_0 and b - b_0, where a_0 and b_0 are the first pixels, as in kernels/statistics.cu,
+    which says why that is exact enough.
+    """
     height, width = first.shape
     sums = np.zeros((5, width))
     a_first, b_first = np.float64(first[0, 0]), np.float64(second[0, 0])
@@ -73,6 +79,7 @@ def _correlation(first, second):
 
 @compiled
 def _add_moments(first, second, a_first, b_first, a_sum, b_sum, aa, bb, ab):
+    """Add two rows to the sums of a, b, a^2, b^2 and a b along the columns, (W C,) float64 each."""
     for x in range(first.size):
         a, b = np.float64(first[x]) - a_first, np.float64(second[x]) - b_first
         a_sum[x] += a

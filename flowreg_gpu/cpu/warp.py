@@ -26,7 +26,7 @@ _A = np.float32(CUBIC_A)
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
 _U = np.uint64
-_RUN = 16
+_RUN = 16  # chosen by measurement: benchmarks/ATTEMPTS.md, "warp: 16 pixels at a time"
 _ALONE = np.int64(-(2**62))  # offset of a pixel whose taps are not all inside
 
 
@@ -79,6 +79,7 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
 
 @compiled
 def _round_saturate(planes, low, high, out):
+    """Round planes (C, H, W) float32 to nearest even, limit them to [low, high] and write them to `out` (H, W, C)."""
     channels, height, width = planes.shape
     for channel in range(channels):
         for y in range(height):
@@ -107,16 +108,21 @@ def _cubic_weights(t):
 def _warp(
     image, flow, reference, height, width, channels, pixel_step, channel_step, scale_x, scale_y, taps, out
 ):  # fmt: skip
+    """Write image(y + v scale_y, x + u scale_x) of every channel to `out`, planes (C, H, W) of the image's dtype, flat.
+
+    From image (C, H, W) float32 or float64, flow (2, H, W) float32 and the reference, all flat. `taps` is 4 (cubic), 2
+    (linear) or 1 (nearest).
+    """
     pitch = width + _RUN
     column, row = np.empty(width, np.int32), np.empty(width, np.int32)
     offset = np.empty(pitch, np.int64)
-    shares_x, shares_y = np.empty(4 * pitch, np.float32), np.empty(4 * pitch, np.float32)
+    weights_x, weights_y = np.empty(4 * pitch, np.float32), np.empty(4 * pitch, np.float32)
     line = np.empty(pitch, image.dtype)
     before, after = (taps - 1) // 2, taps // 2
     for y in range(height):
         # 1. where the pixels of this row are taken from
-        _place(flow, y * width, 0, 1, scale_x, width, width, pitch, taps, column, shares_x)
-        _place(flow, (height + y) * width, y, 0, scale_y, height, width, pitch, taps, row, shares_y)
+        _place(flow, y * width, 0, 1, scale_x, width, width, pitch, taps, column, weights_x)
+        _place(flow, (height + y) * width, y, 0, scale_y, height, width, pitch, taps, row, weights_y)
         _offsets(column, row, height, width, before, after, offset)
         for channel in range(channels):
             # 2. what is there
@@ -128,15 +134,15 @@ def _warp(
                 source = plane + here + x
                 if here == _ALONE or source > last:
                     line[_U(x)] = _single(
-                        image, plane, column[_U(x)], row[_U(x)], height, width, shares_x, shares_y, pitch, x, taps,
+                        image, plane, column[_U(x)], row[_U(x)], height, width, weights_x, weights_y, pitch, x, taps,
                         reference[_U(outside + x * pixel_step)],
                     )  # fmt: skip
                     x += 1
                     continue
                 if taps == 4:
-                    _cubic_run(image, source - width - 1, width, shares_x, shares_y, pitch, x, line)
+                    _cubic_run(image, source - width - 1, width, weights_x, weights_y, pitch, x, line)
                 elif taps == 2:
-                    _linear_run(image, source, width, shares_x, shares_y, x, line)
+                    _linear_run(image, source, width, weights_x, weights_y, x, line)
                 else:
                     for i in range(_RUN):
                         line[_U(x + i)] = image[_U(source + i)]
@@ -149,44 +155,47 @@ def _warp(
 
 
 @compiled
-def _cubic_run(image, a, width, shares_x, shares_y, pitch, x, line):
+def _cubic_run(image, a, width, weights_x, weights_y, pitch, x, line):
+    """Pixels x to x + `_RUN` of a row, cubically; `a` is where the first tap of the first one lies in the image."""
     for i in range(_RUN):
         j = x + i
-        total = shares_y[_U(j)] * _line(image, a + i, shares_x, j, pitch)
-        total += shares_y[_U(pitch + j)] * _line(image, a + width + i, shares_x, j, pitch)
-        total += shares_y[_U(2 * pitch + j)] * _line(image, a + 2 * width + i, shares_x, j, pitch)
-        total += shares_y[_U(3 * pitch + j)] * _line(image, a + 3 * width + i, shares_x, j, pitch)
+        total = weights_y[_U(j)] * _line(image, a + i, weights_x, j, pitch)
+        total += weights_y[_U(pitch + j)] * _line(image, a + width + i, weights_x, j, pitch)
+        total += weights_y[_U(2 * pitch + j)] * _line(image, a + 2 * width + i, weights_x, j, pitch)
+        total += weights_y[_U(3 * pitch + j)] * _line(image, a + 3 * width + i, weights_x, j, pitch)
         line[_U(j)] = total
 
 
 @inlined
-def _line(image, begin, shares, j, pitch):
+def _line(image, begin, weights, j, pitch):
+    """Weighted sum of the four taps of pixel j in one row of the image."""
     return (
-        shares[_U(j)] * image[_U(begin)]
-        + shares[_U(pitch + j)] * image[_U(begin + 1)]
-        + shares[_U(2 * pitch + j)] * image[_U(begin + 2)]
-        + shares[_U(3 * pitch + j)] * image[_U(begin + 3)]
+        weights[_U(j)] * image[_U(begin)]
+        + weights[_U(pitch + j)] * image[_U(begin + 1)]
+        + weights[_U(2 * pitch + j)] * image[_U(begin + 2)]
+        + weights[_U(3 * pitch + j)] * image[_U(begin + 3)]
     )
 
 
 @compiled
-def _linear_run(image, a, width, shares_x, shares_y, x, line):
+def _linear_run(image, a, width, weights_x, weights_y, x, line):
+    """Pixels x to x + `_RUN` of a row, linearly; `a` is where the upper left tap of the first one lies in the image."""
     for i in range(_RUN):
-        tx, ty = shares_x[_U(x + i)], shares_y[_U(x + i)]
+        tx, ty = weights_x[_U(x + i)], weights_y[_U(x + i)]
         top = (_ONE - tx) * image[_U(a + i)] + tx * image[_U(a + i + 1)]
         bottom = (_ONE - tx) * image[_U(a + width + i)] + tx * image[_U(a + width + i + 1)]
         line[_U(x + i)] = (_ONE - ty) * top + ty * bottom
 
 
 @compiled
-def _single(image, plane, x, y, height, width, shares_x, shares_y, pitch, j, taps, outside):
-    """One pixel whose taps are partly or wholly outside."""
+def _single(image, plane, x, y, height, width, weights_x, weights_y, pitch, j, taps, outside):
+    """One pixel whose taps are partly or wholly outside: taps at the border, or the reference's value `outside`."""
     if x < 0 or y < 0:
         return image.dtype.type(outside)
     if taps == 1:
         return image[_U(plane + y * width + x)]
     if taps == 2:
-        tx, ty = shares_x[_U(j)], shares_y[_U(j)]
+        tx, ty = weights_x[_U(j)], weights_y[_U(j)]
         a, b = plane + y * width, plane + min(y + 1, height - 1) * width
         right = min(x + 1, width - 1)
         top = (_ONE - tx) * image[_U(a + x)] + tx * image[_U(a + right)]
@@ -197,16 +206,16 @@ def _single(image, plane, x, y, height, width, shares_x, shares_y, pitch, j, tap
         begin = plane + min(max(y - 1 + k, 0), height - 1) * width
         line = image.dtype.type(0)
         for m in range(4):
-            line += shares_x[_U(m * pitch + j)] * image[_U(begin + min(max(x - 1 + m, 0), width - 1))]
-        total += shares_y[_U(k * pitch + j)] * line
+            line += weights_x[_U(m * pitch + j)] * image[_U(begin + min(max(x - 1 + m, 0), width - 1))]
+        total += weights_y[_U(k * pitch + j)] * line
     return total
 
 
 @compiled
-def _place(flow, offset, first, step, scale, size, width, pitch, taps, index, shares):
-    """Positions first + step j + scale flow along an axis of `size` pixels: whole part, and shares of the taps.
+def _place(flow, offset, first, step, scale, size, width, pitch, taps, index, weights):
+    """Positions first + step j + scale flow along an axis of `size` pixels: whole part, and weights of the taps.
 
-    Whole part -1 where the position lies outside or is NaN. The nearest pixel has no shares, linear interpolation one,
+    Whole part -1 where the position lies outside or is NaN. The nearest pixel has no weights, linear interpolation one,
     of the second pixel.
     """
     last, limit = np.float32(size - 1), np.float32(size)
@@ -218,14 +227,14 @@ def _place(flow, offset, first, step, scale, size, width, pitch, taps, index, sh
             clamped = np.rint(clamped)
         whole = np.int32(clamped)
         index[_U(j)] = whole if inside else np.int32(-1)
-        shares[_U(j)] = clamped - np.float32(whole)
+        weights[_U(j)] = clamped - np.float32(whole)
     if taps == 4:
         for j in range(width):
-            far_left, near_left, near_right, far_right = _cubic_weights(shares[_U(j)])
-            shares[_U(j)] = far_left
-            shares[_U(pitch + j)] = near_left
-            shares[_U(2 * pitch + j)] = near_right
-            shares[_U(3 * pitch + j)] = far_right
+            far_left, near_left, near_right, far_right = _cubic_weights(weights[_U(j)])
+            weights[_U(j)] = far_left
+            weights[_U(pitch + j)] = near_left
+            weights[_U(2 * pitch + j)] = near_right
+            weights[_U(3 * pitch + j)] = far_right
 
 
 @compiled

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cpu.flatness import settle_by_reference
+from flowreg_gpu.cpu.flatness import choose_solver_by_reference
 from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.engine.batch import Batch
 from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
@@ -73,7 +73,7 @@ class Job:
         height, width, channels = reference.shape
         weight, mean_weight = channel_weights(options, height, width, channels)
         return cls(
-            options=settle_by_reference(options, reference_planes, weight),
+            options=choose_solver_by_reference(options, reference_planes, weight),
             reference=reference,
             reference_planes=reference_planes,
             preprocessing=preprocessing,

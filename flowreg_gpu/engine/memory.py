@@ -12,7 +12,7 @@ from flowreg_gpu.cuda.staging import SLOTS
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights
-from flowreg_gpu.model.relaxation import settle_solver
+from flowreg_gpu.model.relaxation import choose_solver
 from flowreg_gpu.options import Options
 
 __all__ = ["LARGEST_BATCH", "MEMORY_FRACTION", "blank_job", "device_batch", "frame_bytes"]
@@ -62,7 +62,7 @@ def blank_job(height: int, width: int, channels: int, options: Options) -> Job:
     weight, mean_weight = channel_weights(options, height, width, channels)
     minimum, scale = np.zeros((2, channels), np.float32)
     return Job(
-        options=settle_solver(options),
+        options=choose_solver(options),
         reference=np.zeros((height, width, channels), np.float32),
         reference_planes=np.zeros((channels, height, width), np.float32),
         preprocessing=Preprocessing.build(minimum, scale, options.sigma_per_channel(channels), height, width),

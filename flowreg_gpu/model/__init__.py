@@ -1,1 +1,1 @@
-"""What both backends share and neither computes: driver, pyramid, relaxation, tap tables, preprocessing."""
+"""What both backends use and neither computes: driver, pyramid, choice of relaxation, tap tables, preprocessing."""

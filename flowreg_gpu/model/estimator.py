@@ -1,11 +1,19 @@
-"""The coarse-to-fine driver, written once; the operations (CPU or GPU) are given to it.
+"""The coarse-to-fine driver, written once for the CPU and the GPU; the operations are given to it.
 
-Flow convention, here and everywhere: a flow holds u (displacement along x, columns) and v (along y, rows) in
-full-resolution pixels, and the registered frame is ``registered(y, x) = frame(y + v, x + u)``. Public arrays are
-(H, W, 2) or (T, H, W, 2) with u first; inside, planes (2, H, W).
+The flow of a frame is estimated on a pyramid of levels (`flowreg_gpu.model.plan`): a *descent* goes from the coarsest
+level to the finest. On each level the flow is upsampled from the next coarser one, the frame is warped with it, the
+data term is linearized around it, and the increment that minimises the energy is added (Brox, Bruhn, Papenberg,
+Weickert 2004). There is one descent, or with graduated non-convexity one per stage, each starting from the flow of the
+stage before.
 
-The driver treats images and flows as opaque handles: it passes them from operation to operation and never looks
-inside, so that they may live on another device, and stand for a whole batch of frames there.
+Flow convention, here and everywhere: a flow holds u (displacement along x, across columns) and v (along y, across
+rows), in full-resolution pixels on every level. It points from a pixel of the reference to the place in the frame where
+the same structure lies, and the registered frame is ``registered(y, x) = frame(y + v, x + u)``: where a structure has
+moved 2 pixels to the right, u = 2. Public arrays are (H, W, 2) or (T, H, W, 2) with u first; inside, flows are planes
+(2, H, W) and images planes (C, H, W).
+
+The driver never looks into images and flows: it takes them from one operation and passes them to the next. So they may
+be arrays of the host (one frame, in `flowreg_gpu.cpu`) or buffers of a device that hold a whole batch of frames.
 """
 
 from __future__ import annotations
@@ -29,24 +37,33 @@ Flow = Any  # planes (2, h, w), float32
 
 
 class Operations(Protocol):
-    """What a backend offers: `flowreg_gpu.cpu` on arrays of the host, a CUDA device on its own."""
+    """The operations that a backend has to offer: all arithmetic of the model on images and flows.
+
+    There are two implementations, which agree to the last bit: the module `flowreg_gpu.cpu`, on NumPy arrays and one
+    frame at a time, and `flowreg_gpu.cuda.operations`, on buffers of a device and a batch of frames at a time. The
+    shapes below are those of one frame; everything is float32, and no operation changes its inputs.
+    """
 
     def resize(self, planes: Image, tables: Tables) -> Image:
-        """Filter planes along rows and columns with tap tables."""
+        """Resample planes (C, H, W) along rows and columns with tap tables, to (C, h, w)."""
 
     def pyramid(self, planes: Image, tables: Sequence[Tables | None]) -> Pyramid:
-        """Planes at every level, by its tables; where there are none, the planes themselves."""
+        """Return the planes of every level, by its tables; where these are None, the planes themselves."""
 
     def warp_linear(self, moving: Image, flow: Flow, reference: Image) -> Image:
-        """Warp planes of full resolution backwards, linearly; what lies outside comes from the reference."""
+        """Warp planes of full resolution by the flow, linearly; pixels from outside are those of the reference."""
 
     def prepare_descent(self, descent: Descent, height: int, width: int) -> None:
-        """Make what all frames share that is not of the reference, once; (height, width) is full resolution."""
+        """Prepare, once for all frames, what depends on the descent alone; full resolution is (height, width)."""
 
     def descend(
         self, descent: Descent, reference: Pyramid, weight: Pyramid, moving: Pyramid, flow: Flow
     ) -> tuple[Flow, int]:
-        """Flow after the coarsest levels, as many as the backend does at once, and how many these are."""
+        """Return the flow after the first `n` (coarsest) levels of a descent, and n.
+
+        A backend computes as many levels at once as it can, possibly none: then it returns the flow as it is and 0.
+        The driver computes the finer levels one by one. Pyramids begin with the coarsest level.
+        """
 
     def linearize(
         self,
@@ -57,8 +74,11 @@ class Operations(Protocol):
         spacing: tuple[float, float],
         const_assumption: str,
     ) -> tuple[Flow, Image]:
-        """Flow, upsampled by the tables if there are any, and motion tensor (C, 6, h, w) of the planes warped cubically
-        with it; what lies outside comes from the reference."""
+        """Return the flow (2, h, w), upsampled by the tables if there are any, and the motion tensor (C, 6, h, w).
+
+        The tensor is that of the reference and the moving planes (C, h, w), warped cubically by this flow; pixels from
+        outside are those of the reference.
+        """
 
     def solve(
         self,
@@ -69,25 +89,25 @@ class Operations(Protocol):
         spacing: tuple[float, float],
         relaxation: Relaxation,
     ) -> Flow:
-        """Increment of the flow on one level."""
+        """Return the increment (2, h, w) of the flow on one level that the relaxation finds for this motion tensor."""
 
     def add_smoothed(self, flow: Flow, increment: Flow) -> Flow:
-        """Flow plus the 5x5 median of an increment, mirror boundary."""
+        """Return flow plus the 5x5 median of an increment, mirror boundary."""
 
     def smoothed_sum(self, flow: Flow, increment: Flow) -> Flow:
-        """5x5 median of flow plus increment, mirror boundary."""
+        """Return the 5x5 median of flow plus increment, mirror boundary."""
 
     def add(self, planes: Image, increment: Image) -> Image:
-        """Sum of two sets of planes; the second may be (2, 1, 1)."""
+        """Return the sum of planes and an increment of the same shape, or of (2, 1, 1): a rigid displacement."""
 
     def zero_flow(self, planes: Image) -> Flow:
-        """Zero flow of the size of the planes."""
+        """Return a zero flow (2, h, w) of the size of planes (C, h, w)."""
 
     def prepare_alignment(self, reference: Image, weight: NDArray[np.float32], tables: Tables, upsampling: int) -> Any:
-        """What the rigid alignments of all frames to this reference share."""
+        """Prepare, once for all frames, the rigid alignment to this reference; the weights (C,) sum to 1."""
 
     def phase_shift(self, aligner: Any, moving: Image) -> Flow:
-        """Rigid displacement, to be added to a flow."""
+        """Return the rigid displacement (2, 1, 1) of planes against the reference, to be added to a flow."""
 
 
 class FlowEstimator:
@@ -146,13 +166,14 @@ class FlowEstimator:
         return operations.add(start, self._coarse_to_fine(aligned, operations.zero_flow(start)))
 
     def _coarse_to_fine(self, moving: Image, flow: Flow) -> Flow:
-        """All levels from coarse to fine, once, or once per stage of the graduated non-convexity."""
+        """All descents: one, or one per stage of the graduated non-convexity."""
         pyramid = self._operations.pyramid(moving, self._tables)
         for descent in self._descents:
             flow = self._descend(descent, pyramid, flow)
         return flow
 
     def _descend(self, descent: Descent, pyramid: Pyramid, flow: Flow) -> Flow:
+        """All levels of one descent, coarsest first."""
         operations, references, weights = self._operations, self._references, self._weights
         flow, done = operations.descend(descent, references, weights, pyramid, flow)
         for number in range(done, len(descent.levels)):

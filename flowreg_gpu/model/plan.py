@@ -15,10 +15,11 @@ Tables = tuple[TapTable, TapTable]  # along rows and columns
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Level:
-    """One pyramid level: grid spacing and smoothness weight along x and y, and the tables that lead to it.
+    """One pyramid level of (height, width) pixels.
 
-    `from_full` resamples an image of full resolution, `from_coarser` the flow of the level solved before (or the start
-    flow at the coarsest level).
+    `spacing` (hx, hy) is the size of its pixels in full-resolution pixels, `alpha` its smoothness weight along x and y.
+    The tables `from_full` resample an image of full resolution to it, the tables `from_coarser` the flow of the next
+    coarser level, or at the coarsest level the start flow, which has full resolution.
     """
 
     height: int
@@ -30,7 +31,7 @@ class Level:
 
     @property
     def smoothed(self) -> bool:
-        """Whether it is large enough for the median."""
+        """Whether it is large enough for the 5x5 median."""
         return min(self.height, self.width) > 5
 
 
@@ -46,9 +47,11 @@ class Plan:
 class Descent:
     """The way from the coarsest level to the finest, taken once or in every stage of the graduated non-convexity.
 
-    Every level is relaxed in its own way, after each of so many linearizations. Where `graduated`, the median is taken
-    of flow plus increment, else of the increment alone. `to_full` are the tables to full resolution, where that is not
-    the finest level. Each equals itself alone, so that a device finds those it has prepared.
+    On every level the flow is upsampled from the next coarser one. Then, `linearizations` times, the moving image is
+    warped with the flow, the data term linearized into a motion tensor, and the increment of the flow found by the
+    level's own relaxation and added. Where `graduated`, the 5x5 median is taken of flow plus increment, else of the
+    increment alone. `to_full` are the tables from the finest level to full resolution, None where they are the same.
+    A descent equals itself alone, so that a device finds those it has prepared.
     """
 
     levels: tuple[Level, ...]
@@ -60,7 +63,7 @@ class Descent:
 
 
 def plan_descents(plan: Plan, options: Options) -> list[Descent]:
-    """One descent, or those of all stages."""
+    """Return the descents of a flow in their order: one, or one per stage (beta) of `gnc_schedule`."""
     graduated = options.gnc_schedule is not None
     linearizations = (options.warping_steps or GNC_WARPING_STEPS) if graduated else 1
     return [
@@ -77,7 +80,7 @@ def plan_descents(plan: Plan, options: Options) -> list[Descent]:
 
 
 def pyramid_depth(size: int, eta: float, levels: int) -> int:
-    """Smallest k >= 1 with round(size * eta**k) < 10, at most `levels`."""
+    """Return the smallest k >= 1 with round(size * eta**k) < 10, at most `levels`."""
     depth = 1
     while depth < levels and round(size * eta**depth) >= 10:
         depth += 1
@@ -85,7 +88,12 @@ def pyramid_depth(size: int, eta: float, levels: int) -> int:
 
 
 def plan_levels(height: int, width: int, options: Options) -> Plan:
-    """Sizes, spacings, weights and tables of the pyramid; H rows, W columns, in pixels."""
+    """Return the pyramid of frames of (height, width) pixels.
+
+    Level k has sizes round(size * eta^k), k from the depth of the larger side to `options.finest_level`. A side stops
+    shrinking at its own depth (`pyramid_depth`), which counts as no more than four times that of the other side. The
+    smoothness weight is alpha on the finest level solved and alpha * eta^(-k / 2) on the coarser ones.
+    """
     eta = options.eta
     depth_y, depth_x = (pyramid_depth(size, eta, options.levels) for size in (height, width))
     cap = 4 * min(depth_y, depth_x)

@@ -14,10 +14,10 @@ __all__ = [
     "Grid",
     "Relaxation",
     "choose_relaxation",
+    "choose_solver",
     "edge_weights",
     "plan_grids",
     "robust_coefficients",
-    "settle_solver",
     "sweep_equivalents",
 ]
 
@@ -39,14 +39,19 @@ class Relaxation(NamedTuple):
     beta: float = 1.0
 
 
-SOR_OMEGA = 1.95
+SOR_OMEGA = 1.95  # upstream's, so that 'sor' follows its rule
 
-# The solver 'block': (omega, sweeps, lag). Levels up to COARSE_SIDE pixels hold 3 % of the work and decide which
-# minimum is reached, so they are always relaxed far. Above, the larger the smoothness weight against the data term,
-# the larger omega has to be and the more sweeps are due: rows of (largest stiffness, relaxation).
-# benchmarks/solver_energy.py prints the energy that these choices reach.
+# The solver 'block': (omega, sweeps, lag). On levels whose longer side has at most COARSE_SIDE pixels it is COARSE:
+# upstream's omega, 50 sweeps and lag. These levels hold 3 % of the work and decide which minimum is reached, so they
+# are always relaxed far: with omega 1.6 and 20 sweeps on every level the registered images of 'gray' match 17 % worse
+# than upstream's. At a COARSE_SIDE of 110 the levels took 11 % more sweeps in all, and that of 105 pixels kept up to
+# 0.07 of the energy that could be removed (benchmarks/ATTEMPTS.md, "How far to relax").
 COARSE_SIDE = 90
 COARSE = (1.95, 50, 5)
+# On finer levels, the larger the smoothness weight against the data term (the stiffness), the larger omega has to be
+# and the more sweeps are due. Rows of (largest stiffness, relaxation), chosen by measurement:
+# benchmarks/solver_energy.py prints the energy and end-point error that they reach, benchmarks/ATTEMPTS.md lists what
+# was tried beside them.
 FINE = (
     (2.0, (1.72, 16, 2)),
     (5.0, (1.7, 20, 2)),
@@ -54,26 +59,30 @@ FINE = (
     (100.0, (1.9, 50, 2)),
     (float("inf"), (1.95, 100, 2)),
 )
-# Stiffness is alpha times this: the tensors of the other data terms are smaller, that of gray with images scaled to
-# 0-1 by far.
+# Stiffness is alpha times this factor of the data term: the motion tensors of 'cs' are smaller than those of 'gc', and
+# those of 'gray' smaller still, as its images are scaled to 0-1 and its gradients are not normalised. Chosen by
+# measurement (benchmarks/solver_energy.py).
 STIFFNESS = {"gc": 1.0, "cs": 15.0, "gray": 500.0}
 
-# The solver 'multigrid' above COARSE_SIDE; up to it, it is 'block': (omega, cycles, lag). A cycle is a sweep on every
-# grid on the way to the coarsest, whose longer side has at most COARSEST_SIDE pixels, COARSEST_SWEEPS there, and a
-# sweep on every grid on the way back.
+# The solver 'multigrid' on levels finer than COARSE_SIDE; up to it, it is 'block': (omega, cycles, lag). A cycle is a
+# sweep on every grid from the finest to the second coarsest, COARSEST_SWEEPS on the coarsest, whose longer side has at
+# most COARSEST_SIDE pixels, and a sweep on every grid back to the finest. At omega 1.2 a
+# cycle leaves 0.47 of the error of partly masked frames, at omega 1 0.56; of the energy of 'gray' at alpha 4 that could
+# be removed 6 cycles (omega 1) leave 3.3 %, 8 leave 1.2 % (benchmarks/ATTEMPTS.md, "V-cycles").
 CYCLES = (1.2, 8, 1)
 COARSEST_SIDE, COARSEST_SWEEPS = 4, 8
-# 'auto' takes it where alpha over the fraction of pixels with structure is above this: there block may miss more than
-# 5 % of the energy.
+# 'auto' takes 'multigrid' where alpha over the fraction of pixels with structure is above this: there 'block' may leave
+# more than 5 % of the energy (benchmarks/ATTEMPTS.md, table "Where `auto` takes it").
 MULTIGRID_ALPHA = {"gc": 200.0, "cs": 50.0, "gray": 2.0}
 
 
-def settle_solver(options: Options, flat: float = 0.0) -> Options:
-    """The options with 'auto' replaced by the solver for a reference of which the fraction `flat` has no structure.
+def choose_solver(options: Options, flat: float = 0.0) -> Options:
+    """Return the options with 'auto' replaced by a solver; `flat` is the fraction of the reference without structure.
 
-    That is 'sor' where the smoothness is robust: there the converged flow of noisy frames is further from the truth
-    than the early iterates of that rule (6 % of the end-point error, benchmarks/ATTEMPTS.md). It is 'multigrid' where
-    the data term is weak, and 'block' anywhere else. Neither frames nor batches have a say.
+    The solver is 'sor' where the smoothness is robust: there the converged flow of noisy frames is further from the
+    truth than the early iterates of that rule (6 % of the end-point error, benchmarks/ATTEMPTS.md). It is 'multigrid'
+    where the data term is weak, and 'block' anywhere else. It depends on options and reference alone, not on the frames
+    or their batches, so that results do not depend on them either.
     """
     if options.solver != "auto":
         return options
@@ -88,7 +97,7 @@ def choose_relaxation(options: Options, height: int, width: int, beta: float = 1
 
     Where the solver is still 'auto', the reference counts as structured throughout.
     """
-    solver, robust = settle_solver(options).solver, (options.a_data, options.a_smooth, beta)
+    solver, robust = choose_solver(options).solver, (options.a_data, options.a_smooth, beta)
     if solver == "sor":
         return Relaxation("sor", SOR_OMEGA, options.iterations, options.update_lag, *robust)
     if max(height, width) <= COARSE_SIDE:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu import cpu
-from flowreg_gpu.cpu.flatness import settle_by_reference
+from flowreg_gpu.cpu.flatness import choose_solver_by_reference
 from flowreg_gpu.engine.batch import check_warpable
 from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.preprocessing import channel_weights
@@ -57,7 +57,7 @@ def estimate_flow(
     check_size(height, width)
     chosen.check_recording(height, width, channels)
     weight, mean_weight = channel_weights(chosen, height, width, channels)
-    chosen = settle_by_reference(chosen, planes[0], weight)
+    chosen = choose_solver_by_reference(chosen, planes[0], weight)
     estimator = FlowEstimator(cpu, planes[0], weight, mean_weight, height, width, chosen)
     flow = estimator.flow(planes[1], cpu.zero_flow(planes[0]))
     return np.ascontiguousarray(flow.transpose(1, 2, 0))

@@ -20,7 +20,7 @@ from flowreg_gpu.io import FrameReader, read_image
 from flowreg_gpu.model.preprocessing import Preprocessing, normalization
 from flowreg_gpu.options import Options
 
-__all__ = ["ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
+__all__ = ["DEFAULT_FRAMES", "ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
 
 ReferenceLike = NDArray[Any] | str | os.PathLike[str] | slice | Sequence[int] | None
 
@@ -29,9 +29,16 @@ EXTRA_SIGMA = (1.0, 1.0, 0.5)
 EXTRA_ALPHA = 2.0
 
 
+# Frames that make the reference unless the caller names others: after the first ones, in which shutters open and
+# animals settle, and as many as average the noise out. Where fewer than LEAST_FRAMES of them are there, all frames do.
+DEFAULT_FRAMES = range(50, 500)
+LEAST_FRAMES = 10
+
+
 def default_frames(n_frames: int) -> range:
-    """Frames 50 to 499, as many as there are; the whole of a recording where that is fewer than ten."""
-    return range(50, min(500, n_frames)) if n_frames >= 60 else range(n_frames)
+    """`DEFAULT_FRAMES`, as many as the recording has; all of its frames where it has fewer than ten of those."""
+    frames = DEFAULT_FRAMES[: max(n_frames - DEFAULT_FRAMES.start, 0)]
+    return frames if len(frames) >= LEAST_FRAMES else range(n_frames)
 
 
 def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[np.float32] | list[int]:

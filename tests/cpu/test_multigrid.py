@@ -5,10 +5,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from flowreg_gpu import Options, estimate_flow
-from flowreg_gpu.cpu.flatness import flat_share
+from flowreg_gpu.cpu.flatness import flat_fraction
 from flowreg_gpu.cpu.motion_tensor import motion_tensor
 from flowreg_gpu.cpu.solver import solve
-from flowreg_gpu.model.relaxation import Relaxation, choose_relaxation, plan_grids, settle_solver
+from flowreg_gpu.model.relaxation import Relaxation, choose_relaxation, choose_solver, plan_grids
 from tests import tolerances
 from tests.cpu.test_solver import data_energy, direct_solution, level_energy, problem, relative, robust
 from tests.movies import end_point_error, frame_pair, smooth_flow, to_planes
@@ -143,7 +143,7 @@ def test_sides_are_halved_until_both_are_small():
     assert plan_grids(4, 3, (one, one)) == [(4, 3, (one, one))]
 
 
-def test_a_side_that_is_hardly_joined_waits():
+def test_an_axis_with_weak_coupling_is_not_halved_yet():
     sizes = [(grid.height, grid.width) for grid in plan_grids(64, 64, (np.float32(1), np.float32(16)))]
     assert sizes[:4] == [(64, 64), (32, 64), (16, 64), (8, 32)]
 
@@ -226,16 +226,16 @@ def test_share_without_structure(term):
     size = (64, 80)
     textured, _ = frame_pair(smooth_flow(*size), noise=0.02)
     reference, weight = to_planes(textured), np.ones((1, *size), np.float32)
-    structured = flat_share(reference, weight, term)
+    structured = flat_fraction(reference, weight, term)
     assert structured < 0.1
     mask = flat_mask(*size, 0.65)
     masked = np.where(mask, np.float32(0), weight)
-    assert 0.65 <= flat_share(reference, masked, term) <= 0.7
+    assert 0.65 <= flat_fraction(reference, masked, term) <= 0.7
     saturated = np.where(mask, np.float32(1), reference)
-    assert 0.5 <= flat_share(saturated, weight, term) <= 0.7
-    assert flat_share(np.full_like(reference, 0.3), weight, term) == 1
+    assert 0.5 <= flat_fraction(saturated, weight, term) <= 0.7
+    assert flat_fraction(np.full_like(reference, 0.3), weight, term) == 1
     both = np.concatenate([reference, saturated])
-    assert flat_share(both, np.full_like(both, 0.5), term) < structured + 0.01
+    assert flat_fraction(both, np.full_like(both, 0.5), term) < structured + 0.01
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,11 @@ def test_share_without_structure(term):
     ids=str,
 )
 def test_auto(options, flat, solver):
-    assert settle_solver(Options(**options), flat).solver == solver
-    rule = choose_relaxation(settle_solver(Options(**options), flat), 97, 128).rule
+    assert choose_solver(Options(**options), flat).solver == solver
+    rule = choose_relaxation(choose_solver(Options(**options), flat), 97, 128).rule
     assert rule == solver
     if solver != "sor":  # coarse levels decide which minimum is reached
-        assert choose_relaxation(settle_solver(Options(**options), flat), 72, 90).rule == "block"
+        assert choose_relaxation(choose_solver(Options(**options), flat), 72, 90).rule == "block"
 
 
 @pytest.mark.parametrize(("masked", "solver"), [(False, "block"), (True, "multigrid")])

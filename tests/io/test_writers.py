@@ -10,6 +10,21 @@ from flowreg_gpu.io import FrameWriter, Hdf5FlowWriter, PendingFile, TiffWriter
 from flowreg_gpu.options import FRAME_DTYPES
 
 
+class WatchedLock:
+    """A lock that sets an event when a thread has to wait for it."""
+
+    def __init__(self, lock, refused):
+        self.lock, self.refused = lock, refused
+
+    def __enter__(self):
+        if not self.lock.acquire(blocking=False):
+            self.refused.set()
+            self.lock.acquire()
+
+    def __exit__(self, *error):
+        self.lock.release()
+
+
 class SlowWriter(FrameWriter):
     """Stores a batch when it is told to, and notes what happens in which order."""
 
@@ -18,6 +33,8 @@ class SlowWriter(FrameWriter):
     def __init__(self):
         super().__init__((4, 3, 2, 1), np.uint8)
         self.storing, self.go_on, self.events = threading.Event(), threading.Event(), []
+        self.waits_or_ended = threading.Event()
+        self._lock = WatchedLock(self._lock, self.waits_or_ended)
 
     def _store(self, frames, start):
         self.events.append("begin to store")
@@ -50,14 +67,17 @@ def test_a_writer_is_not_given_up_under_a_writing_thread(give_up, last):
             outcome.append(getattr(writer, give_up)())
         except RuntimeError as error:  # close() with frames missing
             outcome.append(str(error))
+        finally:
+            writer.waits_or_ended.set()
 
     ending = threading.Thread(target=end, daemon=True)
     ending.start()
-    ending.join(0.2)  # time to do harm, if it can: without the lock, it has ended by now
-    assert writer.events == ["begin to store"]
+    assert writer.waits_or_ended.wait(600)
+    before = list(writer.events)
     writer.go_on.set()
     writing.join(600)
     ending.join(600)
+    assert before == ["begin to store"]  # without the lock, the file was given up already
     assert writer.events == ["begin to store", "stored", last]
     assert outcome == [
         {"abort": None, "keep_partial": ["partial"]}.get(give_up, "2 frames were written, 4 were announced")

@@ -87,6 +87,7 @@ def choose_layout(
 
 
 def _drop_singletons(axes: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """Leave out the axes of length one, but not Y and X."""
     kept = [(axis, size) for axis, size in zip(axes, shape, strict=True) if size > 1 or axis in "YX"]
     return "".join(axis for axis, _ in kept), tuple(size for _, size in kept)
 

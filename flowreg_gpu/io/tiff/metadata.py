@@ -1,4 +1,4 @@
-"""What a TIFF file says besides its pixels: read, kept, and said again by a file alike."""
+"""Metadata of a TIFF file: read, and written into a file of the same kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OME_CHANNEL = ("Name", "Color", "Fluor", "EmissionWavelength", "ExcitationWavel
 
 @dataclasses.dataclass(frozen=True)
 class TiffMetadata:
-    """What a file says besides its pixels, as far as a file alike can say it again.
+    """Metadata of a file, as far as a file of the same kind can hold them.
 
     Attributes
     ----------
@@ -82,6 +82,7 @@ def _ome_metadata(xml: str) -> dict[str, Any]:
 
 
 def read_metadata(tif: tifffile.TiffFile, page: Any, kind: str) -> TiffMetadata:
+    """Return the metadata of a file of that kind; `page` is the first page of the recording."""
     tags = page.tags
     resolution = None
     if 282 in tags and 283 in tags and all(tags[code].value[1] for code in (282, 283)):
@@ -173,5 +174,6 @@ def display_arguments(metadata: TiffMetadata, axes: str, shape: Sequence[int], d
 
 
 def count_planes(axes: str, shape: Sequence[int]) -> int:
+    """Count the pages of a block: each holds Y and X, and the samples of a pixel where these come last."""
     samples = axes.endswith("YXC")
     return math.prod(n for axis, n in zip(axes, shape, strict=True) if axis not in ("YXSC" if samples else "YXS"))

@@ -232,6 +232,7 @@ def _compare_pages(path: str, pages: list[Any], formats: dict[int, bytes]) -> li
 
 
 def _check_end(end: int, path: str) -> None:
+    """Raise ValueError where pixels end, at byte `end`, behind the end of the file."""
     size = os.path.getsize(path)
     if end > size:
         raise ValueError(f"{path}: the file is truncated: its pixels end at byte {end}, the file at byte {size}")

@@ -1,4 +1,4 @@
-"""ScanImage files: axes and shape from the header, which tifffile trusts too far."""
+"""ScanImage files: axes and shape from the header and the pages, because tifffile misreads some of these files."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class TiffSource:
                 self._decode(self.page_map.pages[0])
         except (ValueError, OSError):
             raise
-        except Exception as error:  # the same, for tifffile reads many tags only when they are asked for
+        except Exception as error:  # tifffile reads many tags only when they are asked for, and raises as above
             raise ValueError(f"{path}: the file is damaged: {error!r}") from error
         finally:
             self._tif.filehandle.close()
@@ -108,12 +108,10 @@ class TiffSource:
                 block[i] = page[0][part]
         if not block.dtype.isnative:
             block = block.byteswap(inplace=True).view(self.page_map.dtype)
-        stored = self.page_map.layout.to_frames(block.reshape(*indices.shape, *part_shape))
-        return (
-            stored
-            if stored.flags.c_contiguous
-            else copy_by_channel(stored, np.empty(stored.shape, self.page_map.dtype))
-        )
+        stored = layout.to_frames(block.reshape(*indices.shape, *part_shape))
+        if stored.flags.c_contiguous:
+            return stored
+        return copy_by_channel(stored, np.empty(stored.shape, self.page_map.dtype))
 
     def _read_pages(self, offsets: NDArray[np.int64], block: NDArray[Any]) -> None:
         """Read pages stored as they are, in parts side by side: one reader alone leaves a disk waiting."""
@@ -145,7 +143,7 @@ class TiffSource:
             missing, offset = missing[n_read:], offset + n_read
 
     def _read_some(self, offset: int, target: memoryview) -> int:
-        """Read what one system call gives; where the file stands is left alone, if the system can."""
+        """Read what one system call returns; threads may do so side by side where the system reads at a position."""
         assert self._file is not None  # open() comes first
         if hasattr(os, "preadv"):
             return os.preadv(self._file.fileno(), [target], offset)
