@@ -10,8 +10,8 @@
 
 // A level, as flowreg_gpu/cuda/descend.py describes it: its size and the pixels of a plane that lie before it, or a
 // negative number at full resolution; the size of the coarser level, the taps that lead from it and where they begin (none
-// where the flow has the level's size); rows of a tile; how flow and increment are joined; the relaxation; and the factors
-// of all.
+// where the flow has the level's size); rows of a tile; how flow and increment are added; the relaxation; and the factors
+// of all of these.
 struct Level {
   int height, width, first_pixel;
   int coarser_height, coarser_width, row_taps, first_row_tap, column_taps, first_column_tap;

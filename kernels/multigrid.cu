@@ -195,8 +195,8 @@ __device__ __forceinline__ void for_pixels(const Region& region, Work work) {
   __syncthreads();
 }
 
-// The same with the pixels of one colour, (x + y) % 2 == colour: one of two above each other, so that those of a warp lie
-// in different banks.
+// The same with the pixels of one colour, (x + y) % 2 == colour. A thread takes every other pixel of its column, so that the
+// pixels of a warp lie in different banks of shared memory.
 template <typename Work>
 __device__ __forceinline__ void for_colour(const Region& region, int colour, Work work) {
   for (int x = region.left + threadIdx.x; x < region.right; x += blockDim.x) {

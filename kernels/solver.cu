@@ -92,8 +92,7 @@ __global__ void __launch_bounds__(GROUP_THREADS, 1)
                  const float* __restrict__ before,  // (frames, 2, height, width), the increment so far, unless is_first
                  const StripPlan plan,
                  float* __restrict__ increment) {  // (frames, 2, height, width)
-  constexpr int FIXED = 7 * CHANNELS + 2;         // floats of a pixel that a refresh reads
-  constexpr int COLUMNS = CHANNELS <= 2 ? 2 : 1;  // that a thread loads: more would not fit its registers
+  constexpr int FIXED = FIXED_FLOATS<CHANNELS>, COLUMNS = LOADED_COLUMNS<CHANNELS>;
   const int height = plan.height, width = plan.width, plane = height * width, pitch = plan.pitch;
   const int half_sweeps = plan.half_sweeps, first = plan.first, lag = plan.lag;
   const int first_x = blockIdx.x * plan.strip_width, last_x = min(first_x + plan.strip_width, width);

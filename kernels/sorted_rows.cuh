@@ -15,7 +15,7 @@ __device__ __forceinline__ Pair& pair_at(float* line, int index) { return *(Pair
 __device__ __forceinline__ Pair pair_at(const float* line, int index) { return *(const Pair*)(line + index); }
 
 // Half of the pixels of a row of so many columns.
-__device__ __forceinline__ int half_of(int columns) { return (columns + 3) / 4 * 2; }
+__host__ __device__ __forceinline__ constexpr int half_of(int columns) { return (columns + 3) / 4 * 2; }
 
 __device__ __forceinline__ int sorted_column(int x, int y, int half) { return ((x + y) & 1) * half + x / 2; }
 

@@ -25,6 +25,13 @@ struct StripPlan {
   Psi first_psi, psi;  // before sweep 0, and from then on
 };
 
+// Of a pixel with so many channels: floats that a refresh reads (tensor and weight of each channel, Laplacian of the flow);
+// and columns that a thread loads, since more would not fit its registers.
+template <int CHANNELS>
+constexpr int FIXED_FLOATS = 7 * CHANNELS + 2;
+template <int CHANNELS>
+constexpr int LOADED_COLUMNS = CHANNELS <= 2 ? 2 : 1;
+
 // Four pixels of one colour, read and written at once.
 struct __align__(16) Quad {
   float at[4];

@@ -17,7 +17,7 @@ from flowreg_gpu.cuda.structs import filled, struct
 from flowreg_gpu.model.plan import Descent, Level
 from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
-__all__ = ["EXPRESSIONS", "FILE", "STRUCTS", "Levels", "descend", "upload_levels"]
+__all__ = ["EXPRESSIONS", "FILE", "SIZES", "STRUCTS", "Levels", "descend", "upload_levels"]
 
 FILE = "descend.cu"
 EXPRESSIONS = tuple(f"descend<{term}, {channels}>" for term in TERMS.values() for channels in CHANNELS)
@@ -30,6 +30,14 @@ _INTEGERS = (
 _FLOATS = ("scale_x", "scale_y", "cx", "cy", "c1", "c2", "c3", "along", "across", "omega")
 LEVEL = struct(**dict.fromkeys(_INTEGERS, np.int32), **dict.fromkeys(_FLOATS, np.float32))
 STRUCTS = {"Level": LEVEL}
+
+
+def sorted_width(width: int) -> int:
+    """Floats of a row that is sorted by colour: two even numbers."""
+    return -(-width // 4) * 4
+
+
+SIZES = {f"2 * half_of({width})": sorted_width(width) for width in range(1, 9)}
 
 
 class Levels(NamedTuple):
@@ -132,7 +140,7 @@ def descend(
     frames, channels = moving.planes.shape[:2]
     relaxation = descent.relaxations[0]  # which has the psi of all
     height, width = levels.size
-    apart = 0 if _in_shared(device, height, width) else 5 * height * _sorted_width(width)
+    apart = 0 if _in_shared(device, height, width) else 5 * height * sorted_width(width)
     scratch = device.empty((frames, (6 * channels + 4) * height * width + apart), np.float32)
     out = device.empty((frames, 2, height, width), np.float32)
     device.kernel(FILE, f"descend<{TERMS[descent.const_assumption]}, {channels}>")(
@@ -170,12 +178,7 @@ def _taken(descent: Descent) -> tuple[Level, ...]:
 
 def _bytes(height: int, width: int, planes: int) -> int:
     """Bytes of so many planes of a level of one frame in rows that are sorted by colour."""
-    return 4 * planes * height * _sorted_width(width)
-
-
-def _sorted_width(width: int) -> int:
-    """Floats of a row that is sorted by colour: two even numbers."""
-    return -(-width // 4) * 4
+    return 4 * planes * height * sorted_width(width)
 
 
 def _in_shared(device: Device, height: int, width: int) -> bool:

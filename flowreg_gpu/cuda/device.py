@@ -96,7 +96,7 @@ class Device(Protocol):
     shared_memory : int
         Bytes of shared memory that a block can have.
     multiprocessors : int
-        Blocks with that much that run at a time.
+        Blocks with that much shared memory that run at a time, one on each multiprocessor.
     """
 
     name: str

@@ -30,6 +30,7 @@ TILE_WIDTH = 64  # pixels with halo
 CORRECTION_HALO, RESTRICTION_HALO = 2, 4
 PIXEL_BYTES = 28  # of shared memory, for the system and the increment of a tile's pixel
 SIZES = {
+    "GROUP_THREADS": THREADS[0] * THREADS[1],
     "Tile::WIDTH": TILE_WIDTH,
     "CORRECTION_HALO": CORRECTION_HALO,
     "RESTRICTION_HALO": RESTRICTION_HALO,

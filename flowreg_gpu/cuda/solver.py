@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowreg_gpu.cuda import multigrid
+from flowreg_gpu.cuda import multigrid, strips
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.flow import fill
-from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, GROUP, OPT_IN_SHARED_MEMORY, frame_stride, pixel_grid
-from flowreg_gpu.cuda.structs import PSI, SMOOTHNESS, filled, struct
+from flowreg_gpu.cuda.launch import BLOCK, CHANNELS, OPT_IN_SHARED_MEMORY, frame_stride, pixel_grid
+from flowreg_gpu.cuda.structs import PSI, SMOOTHNESS, filled
 from flowreg_gpu.model.relaxation import Relaxation, edge_weights, robust_coefficients
 
 __all__ = [
     "EXPRESSIONS",
     "FILE",
+    "SIZES",
     "STRUCTS",
     "is_robust",
     "solve",
@@ -35,23 +36,10 @@ EXPRESSIONS = (
     *(f"relax_ordered<{channels}, {robust}>" for channels, robust in itertools.product(CHANNELS, _BOOLEANS)),
 )
 
-_INTEGERS = (
-    *("height", "width", "strip_height", "strip_width", "pitch", "is_first", "first", "more", "lag", "half_sweeps"),
-    *("refreshes", "increment_rows", "fixed_rows", "colour_threads", "first_loading"),
-)
-STRIP_PLAN = struct(
-    **dict.fromkeys(_INTEGERS, np.int32),
-    omega=np.float32,
-    flow_stride=np.int64,
-    smoothness=SMOOTHNESS,
-    first_psi=PSI,
-    psi=PSI,
-)
-STRUCTS = {"Psi": PSI, "Smoothness": SMOOTHNESS, "StripPlan": STRIP_PLAN}
+STRUCTS = {"Psi": PSI, "Smoothness": SMOOTHNESS, "StripPlan": strips.STRIP_PLAN}
 
 WAVE = (32, 16)  # threads that follow the wave of one frame: pixels of a diagonal, sweeps
-NARROWEST_STRIP = 16  # pixels without halo; below, the halo is all the work
-LARGEST_HALO = 0.25  # of a strip's width without it, where there is a choice
+SIZES = strips.SIZES | {"GROUP_THREADS": WAVE[0] * WAVE[1]}
 
 Psi = tuple[np.float32, np.float32, np.float32]
 _NO_PSI: Psi = (np.float32(1), np.float32(0), np.float32(0))  # psi = 1, before the first refresh
@@ -128,22 +116,22 @@ def solve(
     ordered = relaxation.rule == "sor"
     if ordered:  # columns are relaxed in order, not rows
         alpha, spacing = alpha[::-1], spacing[::-1]
-    along, across = map(np.float32, spacing)
+    half, (along, across) = np.float32(0.5), map(np.float32, spacing)
     level = _Level(
-        device,
-        tensor,
-        weight,
-        flow,
-        np.int64(frame_stride(flow)),
-        (np.int32(height), np.int32(width)),
-        edge_weights(alpha, spacing),
-        (np.float32(0.5) / along, np.float32(0.5) / across),
-        np.float32(relaxation.omega),
-        relaxation,
-        robust_coefficients(relaxation.a_data, relaxation.beta),
-        robust_coefficients(relaxation.a_smooth, relaxation.beta),
-        ordered,
-        is_robust(relaxation),
+        device=device,
+        tensor=tensor,
+        weight=weight,
+        flow=flow,
+        flow_stride=np.int64(frame_stride(flow)),
+        size=(np.int32(height), np.int32(width)),
+        edge=edge_weights(alpha, spacing),
+        gradient=(half / along, half / across),
+        omega=np.float32(relaxation.omega),
+        relaxation=relaxation,
+        psi_data=robust_coefficients(relaxation.a_data, relaxation.beta),
+        psi_smooth=robust_coefficients(relaxation.a_smooth, relaxation.beta),
+        ordered=ordered,
+        robust=is_robust(relaxation),
     )
     ways = {"order": _relax_ordered, "strips": _relax_in_strips, "colours": _relax_by_colour}
     return ways[_way(height, width, tensor.shape[1], relaxation)](level)
@@ -155,8 +143,9 @@ def _way(height: int, width: int, channels: int, relaxation: Relaxation) -> str:
         return "order"
     if is_robust(relaxation):
         return "colours"
-    widest = _widest_strip(width, channels, relaxation.lag, _schedule(relaxation, 1), OPT_IN_SHARED_MEMORY)
-    return "strips" if widest >= min(width, NARROWEST_STRIP) else "colours"
+    schedule = strips.schedule_sweeps(relaxation, 1)
+    widest = strips.widest_strip(width, channels, relaxation.lag, schedule, OPT_IN_SHARED_MEMORY)
+    return "strips" if widest >= min(width, strips.NARROWEST_STRIP) else "colours"
 
 
 def is_robust(relaxation: Relaxation) -> bool:
@@ -167,124 +156,19 @@ def is_robust(relaxation: Relaxation) -> bool:
 # Rule block
 
 
-class _Run(NamedTuple):
-    """Sweeps of one launch: `first` until psi is refreshed, then `more`. `unweighted`: psi is 1 in the first ones."""
-
-    first: int
-    more: int
-    unweighted: bool
-
-    @property
-    def half_sweeps(self) -> int:
-        """Sweeps of one colour."""
-        return 2 * (self.first + self.more)
-
-    @property
-    def increment_rows(self) -> int:
-        """Rows of the ring of increments: those that the half-sweeps are at."""
-        return 2 * self.half_sweeps + 2
-
-    def refreshes(self, lag: int) -> int:
-        """Refreshes of psi, the start with psi = 1 among them."""
-        return 1 + -(-self.more // lag)
-
-    def fixed_rows(self, lag: int) -> int:
-        """Rows of the ring of what a refresh reads: those up to the last refresh."""
-        refreshes = self.refreshes(lag)
-        last_refresh = 2 * (self.first + (refreshes - 2) * lag) if refreshes > 1 else 0
-        return 2 * last_refresh + 2
-
-    def floats(self, channels: int, lag: int) -> int:
-        """Floats that a strip needs for each column; see the kernel."""
-        coefficient_rows = 2 * self.half_sweeps
-        return 2 * self.increment_rows + 5 * coefficient_rows + (7 * channels + 2) * self.fixed_rows(lag)
-
-    def colour_threads(self, columns: int) -> int:
-        """Threads that relax one colour of a strip with its halo, in whole warps as all others; see the kernel."""
-        return _whole_warps(-(-columns // 8) * (self.first + self.more))
-
-    def first_loading(self, columns: int, lag: int) -> int:
-        """Number of the first thread that loads, behind those that relax and those that refresh."""
-        return 2 * self.colour_threads(columns) + _whole_warps(2 * -(-columns // 8) * self.refreshes(lag))
-
-    def threads(self, columns: int, channels: int, lag: int) -> int:
-        """Threads that a strip with its halo needs."""
-        return self.first_loading(columns, lag) + _whole_warps(-(-columns // 2) if channels <= 2 else columns)
-
-    def most_columns(self, channels: int, lag: int, shared_memory: int) -> int:
-        """Columns of the widest strip with its halo."""
-        columns = shared_memory // (4 * self.floats(channels, lag)) // 8 * 8
-        while self.threads(columns, channels, lag) > GROUP[0]:
-            columns -= 8
-        return columns
-
-    def pitch(self, columns: int, channels: int, lag: int, shared_memory: int) -> int:
-        """Floats of a row: quads of both colours, four by four where that costs little.
-
-        Neighbouring threads of different half-sweeps then seldom ask for the same banks of shared memory.
-        """
-        pitch, wide = -(-columns // 8) * 8, -(-columns // 32) * 32
-        fits = 4 * self.floats(channels, lag) * wide <= shared_memory
-        costs = self.threads(wide, channels, lag) - self.threads(pitch, channels, lag)
-        return wide if fits and costs == 0 else pitch
-
-
-def _whole_warps(threads: int) -> int:
-    return -(-threads // 32) * 32
-
-
-def _schedule(relaxation: Relaxation, refreshes: int) -> list[_Run]:
-    """All sweeps, with up to so many refreshes of psi in a launch; the start with psi = 1 counts as one."""
-    sweeps, lag = relaxation.sweeps, relaxation.lag
-    runs, done = [], 0
-    while done < sweeps:
-        unweighted = done == 0 and lag > 1
-        first = min(lag - unweighted, sweeps - done)
-        more = min((refreshes - 1) * lag, sweeps - done - first)
-        runs.append(_Run(first, more, unweighted))
-        done += first + more
-    return runs
-
-
-def _widest_strip(width: int, channels: int, lag: int, schedule: list[_Run], shared_memory: int) -> int:
-    """Columns of a strip without its halo: an even number, or all."""
-    widest = width
-    for run in schedule:
-        columns = run.most_columns(channels, lag, shared_memory)
-        if columns < width:
-            widest = min(widest, columns - 2 * run.half_sweeps)
-    return widest
-
-
-def _plan_strips(width: int, channels: int, relaxation: Relaxation, shared_memory: int) -> tuple[int, list[_Run]]:
-    """Columns of a strip, and the launches: as few as the halo allows."""
-    refreshes = -(-relaxation.sweeps // relaxation.lag) + 1
-    while True:
-        schedule = _schedule(relaxation, refreshes)
-        widest = _widest_strip(width, channels, relaxation.lag, schedule, shared_memory)
-        if widest >= width:
-            return width, schedule
-        if widest >= NARROWEST_STRIP:
-            strip = -(-width // -(-width // widest) // 2) * 2
-            halo = 2 * max(run.half_sweeps for run in schedule)
-            if refreshes == 1 or halo <= LARGEST_HALO * strip:
-                return strip, schedule
-        refreshes -= 1
-
-
 def _relax_in_strips(level: _Level) -> Buffer:
     """Several sweeps and refreshes of psi in a launch, from one increment to another."""
     frames, channels, _, height, width = level.tensor.shape
     lag, shared_memory = level.relaxation.lag, level.device.shared_memory
-    strip_width, schedule = _plan_strips(width, channels, level.relaxation, shared_memory)
-    strips = -(-width // strip_width)
-    sections = -(-level.device.multiprocessors // (frames * strips))
+    strip_width, schedule = strips.plan_strips(width, channels, level.relaxation, shared_memory)
+    n_strips = -(-width // strip_width)
+    sections = -(-level.device.multiprocessors // (frames * n_strips))
     now, then = level.empty(2), level.empty(2)
     for number, run in enumerate(schedule):
         strip_height = max(-(-height // sections // 2) * 2, 4 * run.half_sweeps)
         pitch = run.pitch(min(strip_width + 2 * run.half_sweeps, width), channels, lag, shared_memory)
         plan = filled(
-            STRIP_PLAN,
+            strips.STRIP_PLAN,
             height=height,
             width=width,
             strip_height=strip_height,
@@ -307,7 +191,7 @@ def _relax_in_strips(level: _Level) -> Buffer:
             psi=level.psi_data,
         )
         level.device.kernel(FILE, f"relax_strips<{channels}>")(
-            (strips, -(-height // strip_height), frames),
+            (n_strips, -(-height // strip_height), frames),
             (run.threads(pitch, channels, lag),),
             (level.tensor, level.weight, level.flow, now, plan, then),
             shared_mem=4 * run.floats(channels, lag) * pitch,

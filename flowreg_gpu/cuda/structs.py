@@ -30,10 +30,7 @@ def filled(kind: np.dtype[Any], **values: Any) -> NDArray[Any]:
     names = kind.names or ()
     if values.keys() != set(names):
         raise TypeError(f"fields {tuple(values)} of a struct, expected {names}")
-    filled = np.empty((), kind)
-    for name, value in values.items():
-        filled[name] = value
-    return filled
+    return np.array(tuple(values[name] for name in names), kind)
 
 
 PSI = struct(constant=np.float32, factor=np.float32, power=np.float32)

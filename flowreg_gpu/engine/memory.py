@@ -18,9 +18,9 @@ from flowreg_gpu.options import Options
 __all__ = ["LARGEST_BATCH", "MEMORY_FRACTION", "blank_job", "device_batch", "frame_bytes"]
 
 #: Part of the free memory that the frames on the device may take. The rest is for what all frames share (reference and
-#: its pyramid, tables: some ten planes), for the work areas of cuFFT, for the gaps that a pool leaves between blocks of
-#: different sizes, and for other programs. Too small a part costs little, as the time per frame hardly depends on it;
-#: too large a one costs a batch that is begun again with half as many frames.
+#: weights with their pyramids, tables), for the work areas of cuFFT, for the gaps that a pool leaves between blocks of
+#: different sizes, and for other programs. Too small a part means smaller batches, too large a part means a batch that
+#: is begun again with half as many frames.
 MEMORY_FRACTION = 0.6
 #: Frames beyond which the time of the launches, some 50 a batch, hardly counts. On GPUs with more multiprocessors a
 #: batch has a frame for each.

@@ -14,6 +14,7 @@ from flowreg_gpu.cuda import device as device_module
 from flowreg_gpu.cuda import source
 from flowreg_gpu.cuda.device import CudaDevice, DeviceError, DeviceMemoryError, device_facts
 from flowreg_gpu.cuda.source import kernel_source
+from flowreg_gpu.cuda.structs import filled, struct
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -145,6 +146,12 @@ __global__ void through_shared_memory(int count, float* __restrict__ out) {
   if (threadIdx.x == 0) out[0] = values[count - 1];
 }
 
+struct Pair {
+  int first;
+  long long second;
+};
+__global__ void add(const Pair pair, long long* __restrict__ out) { out[0] = pair.first + pair.second; }
+
 __global__ void spin(long long cycles, int* __restrict__ out) {
   long long start = clock64();
   while (clock64() - start < cycles) {}
@@ -246,6 +253,13 @@ def test_launch(cuda_device, kernels):
     scale((1, 1, 1), (64, 1, 1), (buffer[500:], np.int32(10), np.float32(2), out[10:]), stream=cuda_device.stream())
     cuda_device.synchronize()
     np.testing.assert_array_equal(fetch(cuda_device, out)[10:20], 2 * values[500:510])
+
+
+@pytest.mark.gpu
+def test_struct_by_value(cuda_device, kernels):
+    out = cuda_device.empty((1,), np.int64)
+    kernels("add")((1,), (1,), (filled(struct(first=np.int32, second=np.int64), first=3, second=2**40), out))
+    assert fetch(cuda_device, out)[0] == 2**40 + 3
 
 
 @pytest.mark.gpu

@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter
 
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.pyramid import resize as cpu_resize
-from flowreg_gpu.cuda import descend, motion_tensor, multigrid, pyramid, solver
+from flowreg_gpu.cuda import descend, motion_tensor, multigrid, pyramid, solver, strips
 from flowreg_gpu.cuda import flow as flow_planes
 from flowreg_gpu.cuda.descend import upload_levels
-from flowreg_gpu.cuda.launch import BLOCK, LINE, frame_stride, line_grid, pixel_grid
+from flowreg_gpu.cuda.launch import BLOCK, GROUP, LINE, OPT_IN_SHARED_MEMORY, frame_stride, line_grid, pixel_grid
 from flowreg_gpu.cuda.operations import CudaOperations
 from flowreg_gpu.cuda.preprocess import C_TYPES
 from flowreg_gpu.cuda.warp import warp_frames
@@ -230,8 +230,8 @@ def block_kernels(request, monkeypatch, device):
     elif request.param == "narrow strips":
         for owner, name in ((device, "shared_memory"), (solver, "OPT_IN_SHARED_MEMORY")):
             monkeypatch.setattr(owner, name, 16 * 1024)
-        monkeypatch.setattr(solver, "NARROWEST_STRIP", 2)
-        monkeypatch.setattr(solver, "LARGEST_HALO", 9.0)
+        monkeypatch.setattr(strips, "NARROWEST_STRIP", 2)
+        monkeypatch.setattr(strips, "LARGEST_HALO", 9.0)
     else:
         monkeypatch.setattr(device, "multiprocessors", 1)
 
@@ -278,7 +278,7 @@ def test_strips_move_few_bytes(width):
     The weights, which all frames share, come from the cache.
     """
     relaxation, shared_memory = choose_relaxation(Options(), width, width), 227 * 1024
-    strip, runs = solver._plan_strips(width, 1, relaxation, shared_memory)
+    strip, runs = strips.plan_strips(width, 1, relaxation, shared_memory)
     assert len(runs) <= 4
     assert sum(run.first + run.more for run in runs) == relaxation.sweeps
     inner_edges = 2 * (-(-width // strip) - 1)
@@ -291,7 +291,7 @@ def test_strips_move_few_bytes(width):
         pitch = run.pitch(columns, 1, relaxation.lag, shared_memory)
         assert pitch >= columns
         assert 4 * run.floats(1, relaxation.lag) * pitch <= shared_memory
-        assert run.threads(pitch, 1, relaxation.lag) <= solver.GROUP[0]
+        assert run.threads(pitch, 1, relaxation.lag) <= GROUP[0]
     assert nbytes / relaxation.sweeps < 12
 
 
@@ -301,7 +301,7 @@ def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
     """Every launch fits, and all sweeps are done with psi refreshed in time."""
     relaxation = Relaxation("block", 1.7, sweeps, lag, 0.45, 1.0)
     assert solver._way(512, 512, channels, relaxation) == "strips"
-    strip, runs = solver._plan_strips(512, channels, relaxation, solver.OPT_IN_SHARED_MEMORY)
+    strip, runs = strips.plan_strips(512, channels, relaxation, OPT_IN_SHARED_MEMORY)
     assert strip % 2 == 0
     assert sum(run.first + run.more for run in runs) == sweeps
     done = 0
@@ -310,10 +310,10 @@ def test_strips_on_the_smallest_gpu(channels, sweeps, lag):
         assert refreshed % lag == 0
         assert run.unweighted == (done == 0 and lag > 1)
         columns = strip + 4 * (run.first + run.more)
-        pitch = run.pitch(columns, channels, lag, solver.OPT_IN_SHARED_MEMORY)
+        pitch = run.pitch(columns, channels, lag, OPT_IN_SHARED_MEMORY)
         assert pitch >= columns
-        assert 4 * run.floats(channels, lag) * pitch <= solver.OPT_IN_SHARED_MEMORY
-        assert run.threads(pitch, channels, lag) <= solver.GROUP[0]
+        assert 4 * run.floats(channels, lag) * pitch <= OPT_IN_SHARED_MEMORY
+        assert run.threads(pitch, channels, lag) <= GROUP[0]
         done += run.first + run.more
 
 

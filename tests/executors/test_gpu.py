@@ -281,8 +281,8 @@ def test_memory_per_frame_of_a_common_recording():
 
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("fault", ["none", "graph", "memory", "replay"])
-def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
-    """From the second on, launches are replayed; what cannot be recorded is launched; a fault loses nothing."""
+def test_batches_of_one_size_are_captured(monkeypatch, lazy, fault):
+    """From the second on, launches are replayed; what cannot be captured is launched; a fault loses nothing."""
     movie = recording(9, 26, 31)
     expected = register(movie, fg.SequentialExecutor(), **FAST)
     executor = emulated(2, lazy=lazy, fallback=True)
@@ -317,7 +317,7 @@ def test_batches_of_one_size_are_recorded(monkeypatch, lazy, fault):
     assert len(graphs) == {"none": 7, "graph": 0, "memory": 1, "replay": 3}[fault]
 
 
-def test_the_larger_of_two_sizes_by_turns_is_recorded(monkeypatch):
+def test_the_larger_of_two_sizes_by_turns_is_captured(monkeypatch):
     """Batches of five frames are parts of three and of two."""
     movie, executor = recording(20, 26, 31), emulated(3)
     capture_graph, sizes = executor._device.capture_graph, []
