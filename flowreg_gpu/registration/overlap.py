@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.io import FrameWriter
-from flowreg_gpu.registration.interrupts import DeferredInterrupts
 
 __all__ = ["ReadAhead", "WriteBehind"]
 
@@ -22,9 +21,10 @@ _Self = TypeVar("_Self", bound="_Beside")
 
 
 class _Beside:
-    """Makes calls in a thread, one at a time; leaving it waits for the one under way, and lets no interrupt end that.
+    """Makes calls in a thread, one at a time; leaving it waits for the one under way, also through interrupts.
 
-    That call uses files that are closed next, and takes as long as one batch.
+    That call uses files that are closed next, and takes as long as one batch. An interrupt at the first instruction of
+    `__exit__` still ends the waiting: that the file is not closed under the thread then is up to the writer's lock.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,7 +32,6 @@ class _Beside:
         self._call: Future[Any] | None = None
         self._busy = threading.Lock()
         self._left = False
-        self._interrupts = DeferredInterrupts(type(self).__exit__, _Beside.__exit__, _Beside._leave)
 
     def _start(self, call: Callable[..., Any], *arguments: Any) -> None:
         # the caller's numpy.errstate (from NumPy 2 on) and, where they are the context's, its warning filters
@@ -55,7 +54,6 @@ class _Beside:
 
     def __enter__(self: _Self) -> _Self:
         try:
-            self._interrupts.install()
             self._begin()
             return self
         except BaseException as error:
@@ -68,14 +66,18 @@ class _Beside:
         self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
-        if self._call is not None:
-            wait([self._call])
-        with self._busy:  # an interrupt within _start may have lost the call
-            self._left = True
+        interrupt = None
+        while not self._left:
+            try:
+                if self._call is not None:
+                    wait([self._call])
+                with self._busy:  # an interrupt within _start may have lost the call
+                    self._left = True
+            except KeyboardInterrupt as another:
+                interrupt = another
         self._thread.shutdown()
-        self._interrupts.remove()
-        if not isinstance(error, KeyboardInterrupt):
-            self._interrupts.deliver()
+        if interrupt is not None and not isinstance(error, KeyboardInterrupt):
+            raise interrupt
 
 
 class ReadAhead(_Beside, Generic[Value]):

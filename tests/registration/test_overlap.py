@@ -232,6 +232,7 @@ def test_interrupts_while_a_batch_is_written():
     try:
         with pytest.raises(KeyboardInterrupt):
             write_batches(sink, 1, leaving.set)
+        sink.abort()  # as the caller does next
     finally:
         signal.set_wakeup_fd(before)
         os.close(reading_end)
@@ -239,53 +240,44 @@ def test_interrupts_while_a_batch_is_written():
     assert sink.n_written == 3
 
 
-class InterruptEverything:
-    """Traces this thread: from the call of `__exit__` on, Ctrl-C comes before every instruction, also of what it calls.
+class InterruptAtTheCall:
+    """Traces this thread: Ctrl-C comes before the first instruction of the `__exit__` of this module's classes."""
 
-    `release` is called when the leaving comes to wait for the thread.
-    """
-
-    def __init__(self, release):
-        self.release, self.leaving, self.sent = release, False, 0
+    def __init__(self):
+        self.sent = 0
 
     def __call__(self, frame, event, argument):
-        if event == "call":
-            name = frame.f_code.co_qualname if hasattr(frame.f_code, "co_qualname") else frame.f_code.co_name
-            self.leaving |= name.endswith("__exit__") and frame.f_code.co_filename == overlap.__file__
-            if not self.leaving:
-                return None
-            frame.f_trace_opcodes = True
-        if frame.f_code.co_name == "wait":
-            self.release()
-        self.sent += 1
-        signal.raise_signal(signal.SIGINT)
-        return self
+        if event == "call" and frame.f_code.co_name == "__exit__" and frame.f_code.co_filename == overlap.__file__:
+            self.sent += 1
+            signal.raise_signal(signal.SIGINT)
+        return None
 
 
-@pytest.mark.parametrize("beside", [ReadAhead, WriteBehind])
-def test_no_interrupt_ends_the_leaving_early(beside):
-    """Not at its first instruction, not at any other, and not in what it calls."""
-    released, finished = threading.Event(), []
+def test_an_interrupt_that_ends_the_leaving_closes_no_file_under_the_thread():
+    """No statement of `__exit__` has run, so nothing was waited for; giving the writer up waits for the batch."""
+    begun, asked, events = threading.Event(), threading.Event(), []
 
-    def work(*_):
-        released.wait(LIMIT)
-        finished.append(True)
+    def work(frames):
+        begun.set()
+        asked.wait(LIMIT)
+        events.append("written")
 
-    made = ReadAhead(work, [(0, 1)], threaded=True) if beside is ReadAhead else WriteBehind((Sink(before=work),))
-    interrupts, tracing = InterruptEverything(released.set), sys.gettrace()
-    handler = signal.getsignal(signal.SIGINT)
+    sink = Sink(before=work)
+    sink._discard = lambda: events.append("closed")
+    sink._lock = NotedLock(sink._lock, asked)
+    interrupt, tracing = InterruptAtTheCall(), sys.gettrace()
     try:
-        with pytest.raises(KeyboardInterrupt), made:  # noqa: PT012
-            if beside is WriteBehind:
-                made.write((batch(1),), lent=False)
-            sys.settrace(interrupts)
-        finished_when_left = list(finished)
+        with pytest.raises(KeyboardInterrupt), WriteBehind((sink,)) as writing:  # noqa: PT012
+            writing.write((batch(1),), lent=False)
+            assert begun.wait(LIMIT)
+            sys.settrace(interrupt)
     finally:
         sys.settrace(tracing)
-        released.set()
-    assert finished_when_left == [True]
-    assert interrupts.sent > 50
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert interrupt.sent == 1
+    assert events == []
+    sink.abort()
+    assert events == ["written", "closed"]
+    assert sink.n_written == 3
 
 
 def test_an_interrupt_while_reading_begins_leaves_no_thread():
@@ -311,40 +303,6 @@ def test_an_interrupt_while_reading_begins_leaves_no_thread():
     with pytest.raises(KeyboardInterrupt), made:
         pytest.fail("entered")
     assert finished == [True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-class InterruptedLock:
-    """A lock whose taking by the main thread is interrupted."""
-
-    def __init__(self, lock):
-        self.lock = lock
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            signal.raise_signal(signal.SIGINT)
-        return self.lock.__enter__()
-
-    def __exit__(self, *error):
-        return self.lock.__exit__(*error)
-
-
-def test_the_programs_own_handler_is_told_afterwards():
-    """It hears of Ctrl-C at once while the caller works, and after the last batch while that is written."""
-    told, leaving = [], threading.Event()
-    sink = Sink(before=lambda frames: leaving.wait(LIMIT))
-    writing = WriteBehind((sink,))
-    writing._busy = InterruptedLock(writing._busy)
-    before = signal.signal(signal.SIGINT, lambda *_: told.append(sink.n_written))
-    try:
-        with writing:
-            signal.raise_signal(signal.SIGINT)
-            assert told == [0]
-            writing.write((batch(1),), lent=False)
-            leaving.set()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert told == [0, 3]
 
 
 class NotedLock:
