@@ -101,9 +101,11 @@ class LocalExecutor(CPUExecutor):
         if task is not self._prepared:
             task.prepare(self._arrays)
             self._prepared = task
-        self._run_frames(lambda index: task(self._arrays, index), indices, progress or (lambda finished: None))
-        for name in ("frames", "planes"):  # the caller's: their memory is his again before the next batch comes
-            self._arrays.pop(name, None)
+        try:
+            self._run_frames(lambda index: task(self._arrays, index), indices, progress or (lambda finished: None))
+        finally:
+            for name in ("frames", "planes"):  # so that their memory is free before the next batch is handed in
+                self._arrays.pop(name, None)
 
     @abc.abstractmethod
     def _run_frames(self, run_frame: Callable[[int], None], indices: range, progress: Progress) -> None:
