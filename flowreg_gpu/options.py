@@ -67,7 +67,7 @@ class Options:
         order and converges much further in less time; 'multigrid' does so on coarser grids as well, and converges
         where the data term is weak: large `alpha`, or frames that are masked, dark or saturated in large parts. It
         needs `a_smooth` = 1. 'auto' takes 'sor' where `a_smooth` < 1, else 'block' or 'multigrid', by `alpha` and
-        the share of the reference without structure.
+        the fraction of the reference without structure.
     weight : None, sequence (C,), array (H, W) or (H, W, C)
         Weight of each channel in the data term (a sequence is normalised to sum 1), or weight maps.
         None weighs all channels alike.

@@ -352,7 +352,7 @@ class FramePool:
 
 
 def _chunks(indices: range, n_workers: int) -> Iterator[range]:
-    """Cut ever shorter chunks, a quarter of an even share of what is left, so that all workers end together."""
+    """Cut ever shorter chunks, a quarter of what each worker would get of the rest, so that all end together."""
     while indices:
         length = min(max(len(indices) // (4 * n_workers), 1), _LONGEST_CHUNK)
         yield indices[:length]
