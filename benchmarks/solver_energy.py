@@ -4,7 +4,7 @@ Usage: python benchmarks/solver_energy.py [--movie FILE]
 
 The frames are those of a real movie and synthetic ones with photon noise, as they are and with 65 % of the frame flat,
 as dark as their darkest pixel. The energy is that of the model's level (flowreg_gpu/cpu/solver.py) on frozen motion
-tensors, on the levels above 90 px that the coarse-to-fine descent meets with the solver `auto`. 'missing' is the share
+tensors, on the levels above 90 px that the coarse-to-fine descent meets with the solver `auto`. 'missing' is the part
 of the reachable decrease that a solve leaves undone (1: as bad as not solving), 'distance' that of its increment to the
 converged one, mean in px; the end-point error is that of whole descents, on the pixels with structure.
 """
@@ -82,21 +82,21 @@ def data_sets(movie: np.ndarray) -> list[Frames]:
         ),
     }
     sets = []
-    for (name, (reference, frames, truth)), share in itertools.product(images.items(), FLAT):
+    for (name, (reference, frames, truth)), fraction in itertools.product(images.items(), FLAT):
         low, high = reference.min(), reference.max()
-        flat = islands(*reference.shape, share)
+        flat = islands(*reference.shape, fraction)
         planes = [
             gaussian_filter((np.where(flat, low, image) - low) / (high - low), 1).astype(np.float32)[None]
             for image in (reference, *frames)
         ]
-        sets.append(Frames(f"{name}, {share:.0%} flat", planes[0], np.stack(planes[1:]), truth, flat))
+        sets.append(Frames(f"{name}, {fraction:.0%} flat", planes[0], np.stack(planes[1:]), truth, flat))
     return sets
 
 
-def islands(height: int, width: int, share: float) -> np.ndarray:
-    """Smooth islands (H, W) that cover a share of the pixels."""
+def islands(height: int, width: int, fraction: float) -> np.ndarray:
+    """Smooth islands (H, W) that cover a fraction of the pixels."""
     field = gaussian_filter(np.random.default_rng(3).standard_normal((height, width)), height / 8)
-    return field < np.quantile(field, share)
+    return field < np.quantile(field, fraction)
 
 
 def energy(level: Level, increment: np.ndarray, a_data: float = 0.45) -> float:
@@ -192,7 +192,7 @@ def measure(data: Frames, term: str, alpha: float) -> list[dict[str, Any]]:
             "end-point error, px": end_point_error(data, solvers[name]),
             "sweep-equivalents": sweep_equivalents(*levels[-1].flow.shape[1:], edge, relaxations[name][-1]),
             "ms": 1e3 * times[name],
-            "flat share": flat,
+            "flat fraction": flat,
         }
         for name in SOLVERS
     ]

@@ -74,7 +74,7 @@ class Options:
     gnc_schedule : sequence of float or None
         Stages of graduated non-convexity, rising from 0 to 1. None solves the robust model directly.
     warping_steps : int or None
-        Warps per level within a stage of `gnc_schedule`; None means `GNC_WARPING_STEPS` there.
+        Warps per level within a stage of `gnc_schedule`; None means 10 there.
     sigma : (3,) or (C, 3) floats
         Standard deviations (rows, columns, time) of the Gaussian filter before the flow, pixels and frames.
     channel_normalization : {'joint', 'separate'}

@@ -26,10 +26,10 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     try:
-        chosen = _parser().parse_args(arguments)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # also of the libraries that a command's module loads
             warnings.simplefilter("always", RuntimeWarning)
             warnings.showwarning = _show_warning
+            chosen = _parser().parse_args(arguments)
             status: int = chosen.run(chosen)
     except KeyboardInterrupt:  # also while a command's module is loaded and its input is checked
         return say(RuntimeError("interrupted"), INTERRUPTED)

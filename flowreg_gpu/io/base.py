@@ -152,13 +152,14 @@ class FrameWriter(abc.ABC):
         OSError
             The frames could not be stored, e.g. for want of disk space.
         """
-        if frames.shape[1:] != self.shape[1:] or frames.ndim != 4:
-            raise ValueError(f"frames have shape {frames.shape}, expected (n, {', '.join(map(str, self.shape[1:]))})")
-        if frames.dtype.newbyteorder("=") != self.dtype:
-            raise ValueError(f"frames have dtype {frames.dtype}, expected {self.dtype}")
         with self._lock:
             if not self._open:
                 raise RuntimeError(f"frames cannot be written after close() or abort(), {self.n_written} were written")
+            if frames.shape[1:] != self.shape[1:] or frames.ndim != 4:
+                expected = ", ".join(map(str, self.shape[1:]))
+                raise ValueError(f"frames have shape {frames.shape}, expected (n, {expected})")
+            if frames.dtype.newbyteorder("=") != self.dtype:
+                raise ValueError(f"frames have dtype {frames.dtype}, expected {self.dtype}")
             if self.n_written + len(frames) > self.n_frames:
                 raise ValueError(f"{self.n_written} + {len(frames)} frames are more than the {self.n_frames} announced")
             self._store(frames, self.n_written)
@@ -196,7 +197,7 @@ class FrameWriter(abc.ABC):
     def keep_partial(self) -> list[str]:
         """Give up, but keep the frames written so far in files with ``.partial`` before the extension; their names.
 
-        None where there is nothing to keep, or it cannot be kept.
+        The list is empty where there is nothing to keep, or it cannot be kept.
         """
         with self._lock:
             if not self._open or not self.n_written:

@@ -23,8 +23,9 @@ _Self = TypeVar("_Self", bound="_Beside")
 class _Beside:
     """Makes calls in a thread, one at a time; leaving it waits for the one under way, also through interrupts.
 
-    That call uses files that are closed next, and takes as long as one batch. An interrupt at the first instruction of
-    `__exit__` still ends the waiting: that the file is not closed under the thread then is up to the writer's lock.
+    That call uses a file that the caller closes next, and takes as long as one batch. One interrupt cannot be held up:
+    Python may raise it before the first instruction of `__exit__`, and then nothing waits. A writer is safe all the
+    same: it has a lock, and is closed after the call. A reader fails in its thread, and what it read is not used.
     """
 
     def __init__(self, name: str) -> None:

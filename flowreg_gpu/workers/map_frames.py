@@ -47,7 +47,7 @@ def map_frames(
         If the stack has no frames, `n_workers` is less than 1, `out` has another number of frames than the stack,
         or a result has another shape than a frame of `out`.
     TypeError
-        If `func` is not importable, or a result cannot be cast to the dtype of `out`.
+        If `func` is not importable, a result cannot be cast to the dtype of `out`, or `n_workers` is not an integer.
     RuntimeError
         If a worker dies, or there is too little shared memory for a copy of `stack` and `out`.
     Exception

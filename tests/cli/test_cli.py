@@ -352,3 +352,11 @@ def test_runs_from_a_checkout(compiled: None, recording: Path, tmp_path: Path) -
     assert f"executor='gpu' cannot be used ({fg.gpu_status().reason}); using 'multiprocessing'" in done.stderr
     assert register(recording, tmp_path / "sequential.tif", "--reference", "0:6") == 0
     assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "sequential.tif").read_bytes()
+
+
+def test_main_is_where_older_installations_look_for_it() -> None:
+    """The script that an earlier version installed imports it from the package."""
+    script = "import sys; from flowreg_gpu.cli import main; sys.exit(main(['--version']))"
+    done = run_program("-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("flowreg-gpu ")
