@@ -35,6 +35,11 @@ class ArrayReader(FrameReader):
 
     def __init__(self, array: Any) -> None:
         self.threaded = isinstance(array, np.ndarray)  # what reads as it is indexed may be bound to its thread
+        if isinstance(array, np.ndarray):
+            # A subclass may compute as it is indexed, and once more when that result is indexed again: sbxreader's map
+            # of a Scanbox file turns the brightness round each time (findings/sbxreader_polarity.sh). What counts is
+            # what the caller sees.
+            array = np.asarray(array)
         shape = tuple(int(size) for size in array.shape)
         if len(shape) not in (3, 4) or min(shape) < 1:
             raise ValueError(f"array has shape {shape}, expected (T, H, W) or (T, H, W, C) with every size at least 1")

@@ -37,3 +37,18 @@ def test_array_errors():
         ArrayReader(np.zeros(TYX, "u2")).read(0, 9)
     with pytest.raises(RuntimeError, match="0 frames were written, 5 were announced"):
         ArrayWriter(TYX, "u2").close()
+
+
+class InvertedWhenIndexed(np.ndarray):
+    """As sbxreader's map of a Scanbox file: every indexing turns the brightness round, also of what was indexed."""
+
+    def __getitem__(self, index):
+        return 65535 - super().__getitem__(index)
+
+
+def test_frames_are_those_that_the_caller_sees():
+    """Of a subclass that computes as it is indexed; the frames were indexed once, to choose plane and channel."""
+    stored = np.random.default_rng(0).integers(0, 65535, (4, 2, 18, 21)).astype(np.uint16)
+    seen = stored.view(InvertedWhenIndexed)[:, 0]
+    assert isinstance(seen, InvertedWhenIndexed)
+    np.testing.assert_array_equal(ArrayReader(seen).read(1, 3)[..., 0], 65535 - stored[1:3, 0])
