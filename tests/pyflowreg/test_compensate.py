@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,8 @@ from tests import tolerances
 from tests.emulation import EmulatedDevice
 from tests.movies import EDGE, recording
 
-with warnings.catch_warnings():  # hdf5storage, which pyflowreg imports, uses what NumPy 2.5 deprecates
-    warnings.filterwarnings("ignore", "The chararray class is deprecated", DeprecationWarning)
-    pytest.importorskip("pyflowreg.motion_correction", reason="pyflowreg is not installed", exc_type=ImportError)
-    pytest.importorskip("pyflowreg.util.io.factory")
+pytest.importorskip("pyflowreg.motion_correction", reason="pyflowreg is not installed", exc_type=ImportError)
+pytest.importorskip("pyflowreg.util.io.factory")
 
 from pyflowreg import motion_correction as upstream
 from pyflowreg.motion_correction import OFOptions

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import functools
 import multiprocessing
-import warnings
 
 import numpy as np
 import pytest
@@ -17,10 +16,8 @@ from tests import tolerances
 from tests.emulation import EmulatedDevice
 from tests.movies import EDGE, recording
 
-with warnings.catch_warnings():  # hdf5storage, which pyflowreg imports, uses what NumPy 2.5 deprecates
-    warnings.filterwarnings("ignore", "The chararray class is deprecated", DeprecationWarning)
-    pytest.importorskip("pyflowreg.motion_correction", reason="pyflowreg is not installed", exc_type=ImportError)
-    pytest.importorskip("pyflowreg.util.io.factory")
+pytest.importorskip("pyflowreg.motion_correction", reason="pyflowreg is not installed", exc_type=ImportError)
+pytest.importorskip("pyflowreg.util.io.factory")
 
 from pyflowreg._runtime import RuntimeContext
 from pyflowreg.core import backend_registry
