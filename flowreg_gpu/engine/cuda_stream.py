@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections import deque
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from flowreg_gpu.cuda.staging import PinnedArrays, Staging
 from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
-from flowreg_gpu.engine.memory import device_batch, frame_bytes
+from flowreg_gpu.engine.memory import device_batch, frame_bytes, memory_key
 
 __all__ = ["BatchState", "DeviceStream"]
 
@@ -61,6 +62,7 @@ class DeviceStream:
         self._staging_key: tuple[Any, ...] = ()
         self._staging_frames = 0
         self._turn = 0
+        self._frame_bytes: dict[tuple[Hashable, ...], int] = {}  # by `memory_key`
         self._task: DeviceTask | None = None
 
     def start_recording(self, job: Job) -> None:
@@ -157,9 +159,12 @@ class DeviceStream:
         """Frames that the device takes at a time."""
         channels = batch.frames.shape[-1]
         if self._limit is None:
-            paper = PaperDevice(self._device.shared_memory, self._device.multiprocessors)
-            needed = frame_bytes(self._job, batch.frames.dtype, paper)
-            self._limit = device_batch(self._device.free_memory(), needed, self._device.multiprocessors)
+            key = memory_key(self._job, batch.frames.dtype)
+            if key not in self._frame_bytes:
+                paper = PaperDevice(self._device.shared_memory, self._device.multiprocessors)
+                self._frame_bytes[key] = frame_bytes(self._job, batch.frames.dtype, paper)
+            free_memory, multiprocessors = self._device.free_memory(), self._device.multiprocessors
+            self._limit = device_batch(free_memory, self._frame_bytes[key], multiprocessors)
         limit: int = min(self._limit, LARGEST_GRID // max(channels, 2))
         return limit
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Hashable
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -15,7 +18,7 @@ from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights
 from flowreg_gpu.model.relaxation import choose_solver
 from flowreg_gpu.options import Options
 
-__all__ = ["LARGEST_BATCH", "MEMORY_FRACTION", "blank_job", "device_batch", "frame_bytes"]
+__all__ = ["LARGEST_BATCH", "MEMORY_FRACTION", "blank_job", "device_batch", "frame_bytes", "memory_key"]
 
 #: Part of the free memory that the frames on the device may take. The rest is for what all frames share (reference and
 #: weights with their pyramids, tables), for the work areas of cuFFT, for the gaps that a pool leaves between blocks of
@@ -55,6 +58,18 @@ def frame_bytes(job: Job, dtype: DTypeLike, device: PaperDevice | None = None) -
     task = DeviceTask(device, job)
     fewer, more = (_peak_bytes(device, task, job, frames, dtype) for frames in (_FEWER, _MORE))
     return -(-(more - fewer) // (_MORE - _FEWER))
+
+
+def memory_key(job: Job, dtype: DTypeLike) -> tuple[Hashable, ...]:
+    """What `frame_bytes` depends on: jobs with the same key, on one device, have frames of the same size.
+
+    pyflowreg's executors begin a recording with every batch, and each count takes ten milliseconds.
+    """
+    names = (field.name for field in dataclasses.fields(job.options) if field.name != "weight")  # shared by all frames
+    filtering = job.preprocessing
+    taps = () if filtering is None else tuple(table.index.shape for pair in filtering.spatial for table in pair)
+    options = tuple(getattr(job.options, name) for name in names)
+    return job.reference.shape, np.dtype(dtype), filtering is None, job.halo, taps, options
 
 
 def blank_job(height: int, width: int, channels: int, options: Options) -> Job:

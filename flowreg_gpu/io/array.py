@@ -35,7 +35,7 @@ class ArrayReader(FrameReader):
 
     def __init__(self, array: Any) -> None:
         self.threaded = isinstance(array, np.ndarray)  # what reads as it is indexed may be bound to its thread
-        if isinstance(array, np.ndarray):
+        if self.threaded:
             # A subclass may compute as it is indexed, and once more when that result is indexed again: sbxreader's map
             # of a Scanbox file turns the brightness round each time (findings/sbxreader_polarity.sh). What counts is
             # what the caller sees.

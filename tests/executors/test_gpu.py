@@ -5,6 +5,7 @@ asked for here.
 """
 
 import contextlib
+import dataclasses
 import warnings
 from collections import Counter
 
@@ -17,10 +18,18 @@ from flowreg_gpu.benchmark.schedule import LaunchLog
 from flowreg_gpu.cuda.device import DeviceError, DeviceMemoryError
 from flowreg_gpu.cuda.launch import OPT_IN_SHARED_MEMORY
 from flowreg_gpu.cuda.paper import PaperDevice
+from flowreg_gpu.engine import cuda_stream
 from flowreg_gpu.engine.batch import Batch, FlowMean
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
-from flowreg_gpu.engine.memory import LARGEST_BATCH, MEMORY_FRACTION, blank_job, device_batch, frame_bytes
+from flowreg_gpu.engine.memory import (
+    LARGEST_BATCH,
+    MEMORY_FRACTION,
+    blank_job,
+    device_batch,
+    frame_bytes,
+    memory_key,
+)
 from flowreg_gpu.io import ArrayReader
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.loop import Registration
@@ -273,6 +282,38 @@ def test_memory_of_frames_that_come_preprocessed(options):
             executor.register_batch(Batch(frames, start, planes=np.ascontiguousarray(np.moveaxis(frames, -1, 1))))
             peaks.append(executor._device.peak_bytes)
     assert frame_bytes(job, np.float32) == (peaks[1] - peaks[0]) / 4
+
+
+def test_memory_is_counted_once_for_recordings_of_a_kind(monkeypatch):
+    """pyflowreg begins a recording with every batch: the same size and options need no other count."""
+    counted = []
+
+    def counting(job, dtype, device):
+        counted.append((job.reference.shape, np.dtype(dtype), job.options.alpha))
+        return frame_bytes(job, dtype, device)
+
+    monkeypatch.setattr(cuda_stream, "frame_bytes", counting)
+    frames, planes, start = np.zeros((2, 26, 31, 1)), np.zeros((2, 26, 31, 1)), np.zeros((26, 31, 2))
+    with emulated(None) as executor:
+        for dtype, alpha, weight in (("u2", 4, [1]), ("u2", 4, [2]), ("u1", 4, [1]), ("u2", 2, [1]), ("u2", 4, [1])):
+            images = np.random.default_rng(alpha).random((26, 31, 1))
+            params = {**FAST, "alpha": alpha, "weight": weight}
+            executor.process_batch(frames.astype(dtype), planes, images, images, start, flow_params=params)
+    shape = 26, 31, 1
+    assert counted == [(shape, np.dtype("u2"), 4.0), (shape, np.dtype("u1"), 4.0), (shape, np.dtype("u2"), 2.0)]
+
+
+def test_the_key_of_the_memory_holds_all_that_changes_it():
+    """Every option but the weights, the filter that a reference gets beside the options, and planes of the caller's."""
+    job = recording_job(26, 31, 1, Options(**FAST))
+    changes = {"const_assumption": "cs", "cc_initialization": True, "min_level": 0, "sigma": (1, 1, 0.5), "cc_hw": 16}
+    others = [recording_job(26, 31, 1, Options(**{**FAST, name: value})) for name, value in changes.items()]
+    wider = dataclasses.replace(job, preprocessing=others[3].preprocessing)
+    own = Job.from_preprocessed(options=job.options, reference=job.reference, reference_planes=job.reference_planes)
+    keys = [memory_key(one, "u2") for one in (job, *others, wider, own, recording_job(26, 32, 1, job.options))]
+    assert len(set(keys)) == len(keys)
+    assert memory_key(job, "u2") != memory_key(job, "u1")
+    assert memory_key(recording_job(26, 31, 1, Options(**FAST, weight=(3,))), "u2") == keys[0]
 
 
 def test_memory_per_frame_of_a_common_recording():
