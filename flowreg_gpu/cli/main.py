@@ -17,6 +17,7 @@ __all__ = ["main"]
 #: Commands, which are modules of this package with `add_arguments` and `run`, and a line about each.
 COMMANDS = {
     "register": "register a TIFF recording",
+    "apply": "warp a recording, such as another channel, by a saved flow",
     "demo": "make a movie with known motion, register it, and measure the error",
     "doctor": "say what this machine offers and what would be used",
     "benchmark": "measure every executor on this machine, and pyflowreg where it is installed",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import Options
 
-__all__ = ["add_execution", "add_options", "chosen_options"]
+__all__ = ["add_execution", "add_options", "chosen_options", "parse_reference"]
 
 Value = TypeVar("Value")
 
@@ -45,6 +45,17 @@ def chosen_options(chosen: argparse.Namespace) -> Options:
     flags = {field.name: getattr(chosen, f"option_{field.name}") for field in dataclasses.fields(Options)}
     options = Options.from_file(chosen.options) if chosen.options else Options()
     return options.replace(**{name: value for name, value in flags.items() if value is not None})
+
+
+def parse_reference(text: str | None) -> str | slice | None:
+    """Frames 'START:STOP' (either may be missing), else a file."""
+    if text is None or ":" not in text:
+        return text
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in parts):
+        return text  # a file whose name has a colon
+    start, stop = (int(part) if part.strip() else None for part in parts)
+    return slice(start, stop)
 
 
 def _help(field: dataclasses.Field[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, add_options, chosen_options
+from flowreg_gpu.cli.options import add_execution, add_options, chosen_options, parse_reference
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
 from flowreg_gpu.registration.files import FileRegistration
@@ -42,7 +42,7 @@ def run(chosen: argparse.Namespace) -> int:
             chosen.flow,
             axes=chosen.axes,
             channels=chosen.channels,
-            reference=_reference(chosen.reference),
+            reference=parse_reference(chosen.reference),
             executor=chosen.executor,
             options=chosen_options(chosen),
             n_workers=chosen.workers,
@@ -61,14 +61,3 @@ def run(chosen: argparse.Namespace) -> int:
             print(f"flow: {chosen.flow}")
 
     return attempt(work)
-
-
-def _reference(text: str | None) -> str | slice | None:
-    """Frames 'START:STOP' (either may be missing), else a file."""
-    if text is None or ":" not in text:
-        return text
-    parts = text.split(":")
-    if len(parts) != 2 or not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in parts):
-        return text  # a file whose name has a colon
-    start, stop = (int(part) if part.strip() else None for part in parts)
-    return slice(start, stop)

@@ -57,12 +57,14 @@ class Batch:
     ----------
     frames : (n + 2 halo, H, W, C)
         Raw frames, with the frames before and after that the job's temporal filter needs.
-    start : (2, H, W) float32
-        Start flow of all frames, pixels.
+    start : (2, H, W) float32 or None
+        Start flow of all frames, pixels; None where they have a flow of their own.
     halo : int
         Frames before and after those to register; that of the job.
     planes : (n, C, H, W) float32 or None
         Preprocessed frames, where the job has no preprocessing.
+    flow : (n, 2, H, W) float32 or None
+        Flow of every frame, pixels, where the job is to warp only.
     keep_flow : bool
         False lets the executor leave the flow out of its result.
     mean, averaged : FlowMean or None, int
@@ -72,9 +74,10 @@ class Batch:
     """
 
     frames: NDArray[Any]
-    start: NDArray[np.float32]
+    start: NDArray[np.float32] | None
     halo: int = 0
     planes: NDArray[np.float32] | None = None
+    flow: NDArray[np.float32] | None = None
     keep_flow: bool = True
     mean: FlowMean | None = None
     averaged: int = 0
@@ -86,21 +89,21 @@ class Batch:
         return len(self.frames) - 2 * self.halo
 
     def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
-        """Raw frames with halo, and planes where there are any, that frames `first` to `stop` need."""
-        raw = self.frames[first : stop + 2 * self.halo]
-        return [raw] if self.planes is None else [raw, self.planes[first:stop]]
+        """Raw frames with halo, and planes or flow where there are any, that frames `first` to `stop` need."""
+        own = [array[first:stop] for array in (self.planes, self.flow) if array is not None]
+        return [self.frames[first : stop + 2 * self.halo], *own]
 
     def since(self, first: int, progress: Progress | None) -> Batch:
         """The frames from `first` on, with another callback."""
-        raw, *planes = self.inputs(first, self.count)
-        return dataclasses.replace(self, frames=raw, planes=planes[0] if planes else None, progress=progress)
+        planes, flow = (None if array is None else array[first:] for array in (self.planes, self.flow))
+        return dataclasses.replace(self, frames=self.frames[first:], planes=planes, flow=flow, progress=progress)
 
 
 class BatchResult(NamedTuple):
     """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
 
     `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
-    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
+    was not asked for, and is where it was given, `statistics` (n, 8) float64 has the columns `STATISTICS`.
     """
 
     registered: NDArray[Any]

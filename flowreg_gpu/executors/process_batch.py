@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import Batch, BatchResult, Progress, check_warpable, find_nonfinite
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.options import Options, check_size
 
 __all__ = ["ProcessBatch"]
@@ -18,7 +18,7 @@ __all__ = ["ProcessBatch"]
 class _Registers(Protocol):
     """What `ProcessBatch` needs of the executor that it is mixed into."""
 
-    def start_recording(self, job: Job) -> None: ...
+    def start_recording(self, job: WarpJob) -> None: ...
 
     def register_batch(self, batch: Batch) -> BatchResult: ...
 

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.engine.batch import Progress
-from flowreg_gpu.engine.cpu_task import RegistrationTask
+from flowreg_gpu.engine.cpu_task import WarpTask
 from flowreg_gpu.executors.cpu import CPUExecutor
 from flowreg_gpu.workers.pool import FramePool
 
@@ -50,7 +50,7 @@ class MultiprocessingExecutor(CPUExecutor):
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         return self._ready_pool().allocate(name, shape, dtype)
 
-    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+    def _run(self, task: WarpTask, indices: range, progress: Progress | None) -> None:
         self._ready_pool().run(task, indices, progress)
 
 

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.io.base import FLOW_CONVENTION, PathLike
-from flowreg_gpu.io.reserved import ReservedFileWriter
+from flowreg_gpu.io.flow import FlowOrigin, FlowReader, FlowWriter
+
+__all__ = ["Hdf5FlowReader", "Hdf5FlowWriter"]
 
 # Index entry of one chunk, with room to spare.
 BYTES_PER_CHUNK = 128
 
 
-class Hdf5FlowWriter(ReservedFileWriter):
+def _import_h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            'HDF5 files need h5py, which is not installed: pip install "flowreg-gpu[hdf5]"'
+        ) from error
+    return h5py
+
+
+class Hdf5FlowWriter(FlowWriter):
     """Displacement fields into the dataset ``/flow`` of an HDF5 file.
 
-    The dataset is (T, H, W, 2) float32, one chunk a frame; its attributes state the convention of the flow.
+    The dataset is (T, H, W, 2) float32, one chunk a frame; its attributes state the convention of the flow. Where the
+    origin is told, they state it too, and ``/reference`` is (H, W, C) float32.
 
     Parameters
     ----------
@@ -25,6 +39,8 @@ class Hdf5FlowWriter(ReservedFileWriter):
         The file appears there at `close`, and only if every frame was written.
     n_frames, height, width : int
         Size of the recording.
+    origin : FlowOrigin or None
+        What the flow was made with.
 
     Raises
     ------
@@ -34,17 +50,19 @@ class Hdf5FlowWriter(ReservedFileWriter):
         The folder does not exist, takes no new file, or has too little space.
     """
 
-    def __init__(self, path: PathLike, n_frames: int, height: int, width: int) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise ModuleNotFoundError(
-                'HDF5 files need h5py, which is not installed: pip install "flowreg-gpu[hdf5]"'
-            ) from error
+    def __init__(
+        self, path: PathLike, n_frames: int, height: int, width: int, origin: FlowOrigin | None = None
+    ) -> None:
+        h5py = _import_h5py()
         super().__init__((n_frames, height, width, 2), np.float32)
         n_bytes = n_frames * (height * width * 8 + BYTES_PER_CHUNK)
+        if origin is not None:
+            self._reference_shape = (height, width, origin.n_channels)
+            n_bytes += height * width * origin.n_channels * 4
         with self._reserve(path, n_bytes), h5py.File(self._pending.path, "w") as file:
             self._offsets = self._lay_out(h5py, file)
+            if origin is not None:
+                self._note_origin(file, origin)
 
     def _lay_out(self, h5py: Any, file: Any) -> NDArray[np.int64]:
         """Create the dataset with a place for every frame; return these places."""
@@ -68,6 +86,83 @@ class Hdf5FlowWriter(ReservedFileWriter):
         dataset.id.chunk_iter(note)
         return offsets
 
+    def _note_origin(self, file: Any, origin: FlowOrigin) -> None:
+        file["flow"].attrs["recording"] = origin.recording
+        file["flow"].attrs["interpolation"] = origin.interpolation
+        unknown = np.full(self._reference_shape, np.nan, np.float32)
+        self._reference_offset = int(file.create_dataset("reference", data=unknown).id.get_offset())
+
     def _store(self, frames: NDArray[Any], start: int) -> None:
         for i, frame in enumerate(frames, start):
             self._write_bytes(int(self._offsets[i]), np.ascontiguousarray(frame, self.dtype))
+
+
+class Hdf5FlowReader(FlowReader):
+    """Displacement fields of the dataset ``/flow`` of an HDF5 file.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Raises
+    ------
+    ModuleNotFoundError
+        h5py is not installed.
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no HDF5 file, damaged, or holds no flow (T, H, W, 2) of float32; the message names it.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        h5py = _import_h5py()
+        self.path = os.fspath(path)
+        if not os.path.exists(self.path):
+            raise FileNotFoundError(f"{self.path}: there is no such file, expected an HDF5 file with the dataset /flow")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except Exception as error:  # HDF5 has an error for everything, and h5py a class for some of them
+            raise ValueError(f"{self.path}: not a readable HDF5 file: {error}") from error
+        try:
+            self._dataset = self._find("flow", h5py.Dataset)
+            self.n_frames, self.height, self.width = self._dataset.shape[:3]
+            self.origin = self._find_origin(h5py)
+        except ValueError:
+            self._file.close()
+            raise
+        except Exception as error:
+            self._file.close()
+            raise ValueError(f"{self.path}: the file is damaged: {error}") from error
+
+    def _find(self, name: str, kind: Any) -> Any:
+        """The dataset of flows; ValueError where it is none."""
+        found = self._file.get(name)
+        if not isinstance(found, kind):
+            raise ValueError(f"{self.path}: there is no dataset /{name}, only {sorted(self._file)}")
+        if len(found.shape or ()) != 4 or found.shape[3] != 2 or 0 in found.shape or found.dtype != np.float32:
+            raise ValueError(
+                f"{self.path}: /{name} is {found.shape} of {found.dtype}, expected a flow (T, H, W, 2) of float32"
+            )
+        return found
+
+    def _find_origin(self, h5py: Any) -> FlowOrigin | None:
+        attributes, reference = self._dataset.attrs, self._file.get("reference")
+        if not {"recording", "interpolation"} <= set(attributes) or not isinstance(reference, h5py.Dataset):
+            return None
+        if len(reference.shape or ()) != 3 or reference.shape[:2] != self.shape[1:3]:
+            raise ValueError(f"{self.path}: /reference is {reference.shape}, expected (H, W, C) as /flow")
+        return FlowOrigin(str(attributes["recording"]), str(attributes["interpolation"]), int(reference.shape[2]))
+
+    def _load(self, start: int, stop: int) -> NDArray[Any]:
+        return np.ascontiguousarray(self._dataset[start:stop], self.dtype)
+
+    def read_reference(self) -> NDArray[np.float32] | None:
+        """See `FlowReader.read_reference`."""
+        if self.origin is None:
+            return None
+        reference = np.ascontiguousarray(self._file["reference"][:], np.float32)
+        return reference if np.isfinite(reference).all() else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -21,7 +21,7 @@ def partial_name(path: PathLike) -> str:
     return f"{stem}.partial{extension}"
 
 
-def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
+def check_output(path: PathLike, inputs: Sequence[PathLike] = (), overwrite: bool = True) -> None:
     """Raise if `path` cannot take an output, before any work is done.
 
     Raises
@@ -34,11 +34,17 @@ def check_output(path: PathLike, inputs: Sequence[PathLike] = ()) -> None:
         `path` is a folder.
     ValueError
         `path` is one of `inputs`, directly or through a link.
+    FileExistsError
+        There is a file of that name, and `overwrite` is False.
     """
     for source in inputs:
         same_name = os.path.realpath(source) == os.path.realpath(path)
         if same_name or (os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path)):
             raise ValueError(f"output {os.fspath(path)!r} is the input {os.fspath(source)!r}; choose another name")
+    if not overwrite and os.path.exists(path):
+        raise FileExistsError(
+            f"output {os.fspath(path)!r} exists; overwrite=True (--overwrite) replaces it, another name keeps it"
+        )
     PendingFile(path).discard()
 
 

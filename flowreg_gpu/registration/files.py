@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowreg_gpu.io import (
+    FlowOrigin,
     PathLike,
     PendingFile,
     TiffReader,
@@ -19,11 +20,18 @@ from flowreg_gpu.io import (
     keep_partials,
     open_flow_writer,
     partial_name,
+    recording_digest,
 )
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.summary import Summary
 
-__all__ = ["FileRegistration"]
+__all__ = ["FileRegistration", "check_extension"]
+
+
+def check_extension(target: PathLike) -> None:
+    """Raise ValueError for an output that is not named as a TIFF file."""
+    if Path(target).suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
 
 
 class FileRegistration:
@@ -55,8 +63,7 @@ class FileRegistration:
         **arguments: Any,
     ) -> None:
         self.statistics_file = Path(target).with_name(Path(target).stem + "_statistics.npz")
-        if Path(target).suffix.lower() not in (".tif", ".tiff"):
-            raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
+        check_extension(target)
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
             self.registration = Registration(reader, **arguments)
@@ -75,7 +82,9 @@ class FileRegistration:
             stack.callback(self._writer.abort)
             self._flow_writer = None
             if flow_file is not None:
-                self._flow_writer = open_flow_writer(flow_file, reader.n_frames, reader.height, reader.width)
+                interpolation = self.registration.options.interpolation_method
+                origin = FlowOrigin(recording_digest(reader), interpolation, reader.n_channels)
+                self._flow_writer = open_flow_writer(flow_file, reader.n_frames, reader.height, reader.width, origin)
                 stack.callback(self._flow_writer.abort)
             self._stack = stack.pop_all()
 
@@ -99,6 +108,8 @@ class FileRegistration:
         writers = [self._writer] if self._flow_writer is None else [self._flow_writer, self._writer]
         try:
             summary = self.registration.run(self._writer, self._flow_writer, progress)
+            if self._flow_writer is not None:
+                self._flow_writer.write_reference(summary.reference)
             for writer in writers:
                 writer.close()
         except BaseException:

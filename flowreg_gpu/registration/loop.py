@@ -27,7 +27,7 @@ from flowreg_gpu.registration.start_flow import StartFlow
 from flowreg_gpu.registration.summary import Summary
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
-__all__ = ["Registration", "StageProgress"]
+__all__ = ["FrameCounter", "Registration", "StageProgress", "default_batch", "replace_nonfinite"]
 
 #: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
 StageProgress = Callable[[str, int, int], None]
@@ -90,7 +90,7 @@ class Registration:
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
-        self.batch = batch or _default_batch(reader, self.executor, self._start_flow.window)
+        self.batch = batch or default_batch(reader, self.executor, self._start_flow.window)
 
     def run(
         self,
@@ -121,7 +121,7 @@ class Registration:
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
             return self._reference
-        count = _Counter(report, "reference", len(self._reference))
+        count = FrameCounter(report, "reference", len(self._reference))
         return build_reference(self.reader, self._reference, self.options, self.executor, self.batch, count)
 
     def _job(self, reference: NDArray[np.float32]) -> Job:
@@ -137,7 +137,7 @@ class Registration:
         zero = np.zeros((2, height, width), np.float32)
         if not frames:
             return zero
-        window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
+        window = _Window(frames, zero, FlowMean(), len(frames), False, FrameCounter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
         return window.mean.planes()
@@ -156,7 +156,7 @@ class Registration:
         """
         windows, averaged = self._start_flow.windows(self.reader.n_frames), self._start_flow.last
         keep_flow = writers[1] is not None or verifier is not None
-        count = _Counter(report, "frames", self.reader.n_frames)
+        count = FrameCounter(report, "frames", self.reader.n_frames)
         statistics, nonfinite = [], 0
         with self._reading(job, windows) as reading, WriteBehind(writers) as writing:
             for frames in windows:
@@ -181,7 +181,7 @@ class Registration:
 
         def read(first: int, stop: int) -> tuple[NDArray[Any], int]:
             frames = read_window(self.reader, first, stop, job.halo)
-            return frames, _replace_nonfinite(frames, job.reference, job.halo)
+            return frames, replace_nonfinite(frames, job.reference, job.halo)
 
         spans = [(span.start, span.stop) for frames in windows for span in self._spans(frames)]
         return ReadAhead(read, spans, self.reader.threaded)
@@ -217,7 +217,7 @@ class _Window(NamedTuple):
     progress: Progress
 
 
-class _Counter:
+class FrameCounter:
     """Adds up the frames that an executor reports."""
 
     def __init__(self, report: StageProgress, stage: str, total: int) -> None:
@@ -228,7 +228,7 @@ class _Counter:
         self._report(self._stage, self._finished, self._total)
 
 
-def _default_batch(reader: FrameReader, executor: BaseExecutor, window: int) -> int:
+def default_batch(reader: FrameReader, executor: BaseExecutor, window: int) -> int:
     """Frames whose input, output and flow take the executor's bytes, but enough of them to keep every worker busy.
 
     Where a window takes several batches, they are even: each is read and written beside the computation of another.
@@ -239,7 +239,7 @@ def _default_batch(reader: FrameReader, executor: BaseExecutor, window: int) -> 
     return most if window <= most else -(-window // -(-window // most))
 
 
-def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
+def replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
     """Replace NaN and infinite pixels by the reference's, in place; their number outside the halo."""
     bad = find_nonfinite(frames)
     if bad is None:

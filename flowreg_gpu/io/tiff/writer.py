@@ -1,4 +1,4 @@
-"""Recordings and displacement fields into TIFF files that are laid out before the first frame comes."""
+"""Recordings into TIFF files that are laid out before the first frame comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.io.base import FLOW_CONVENTION, PathLike, supported_dtype
+from flowreg_gpu.io.base import PathLike, supported_dtype
 from flowreg_gpu.io.pending import check_output
 from flowreg_gpu.io.reserved import ReservedFileWriter
 from flowreg_gpu.io.tiff.layout import Layout, copy_by_channel
@@ -24,7 +24,7 @@ from flowreg_gpu.io.tiff.metadata import (
 )
 from flowreg_gpu.io.tiff.reader import TiffReader
 
-__all__ = ["TiffFlowWriter", "TiffWriter"]
+__all__ = ["ReservedTiffWriter", "TiffWriter"]
 
 # Offsets of a classic TIFF have 32 bits; the margin is for tags that cannot be foreseen.
 CLASSIC_LIMIT = 2**32 - 2**25
@@ -32,7 +32,7 @@ CLASSIC_LIMIT = 2**32 - 2**25
 BYTES_PER_IFD = 512
 
 
-class _ReservedTiffWriter(ReservedFileWriter):
+class ReservedTiffWriter(ReservedFileWriter):
     """Frames into a TIFF file whose pages are laid out before the first frame comes.
 
     The pixels are one uncompressed block, so that frames of any order of axes are written to their places.
@@ -46,6 +46,8 @@ class _ReservedTiffWriter(ReservedFileWriter):
     axes, stored_shape : str, tuple of int
         The same block as ``tifffile.imread`` is to return it.
     metadata : TiffMetadata
+    extratags : sequence of (code, type, count, value, once)
+        Further tags, as tifffile takes them.
     """
 
     def __init__(
@@ -56,16 +58,24 @@ class _ReservedTiffWriter(ReservedFileWriter):
         axes: str,
         stored_shape: Sequence[int],
         metadata: TiffMetadata,
+        extratags: Sequence[tuple[int, int, int, bytes, bool]] = (),
     ) -> None:
         n_frames, height, width, n_channels = (layout.size(axis) for axis in "TYXC")
         super().__init__((n_frames, height, width, n_channels), supported_dtype(dtype, os.fspath(path)))
         self._layout = layout
         n_bytes = math.prod(layout.shape) * self.dtype.itemsize
-        n_bytes += count_planes(axes, stored_shape) * BYTES_PER_IFD
+        n_bytes += count_planes(axes, stored_shape) * BYTES_PER_IFD + sum(len(value) for *_, value, _ in extratags)
         with self._reserve(path, n_bytes):
-            self._offset = self._lay_out(axes, tuple(stored_shape), metadata, n_bytes > CLASSIC_LIMIT)
+            self._offset = self._lay_out(axes, tuple(stored_shape), metadata, extratags, n_bytes > CLASSIC_LIMIT)
 
-    def _lay_out(self, axes: str, shape: tuple[int, ...], metadata: TiffMetadata, is_large: bool) -> int:
+    def _lay_out(
+        self,
+        axes: str,
+        shape: tuple[int, ...],
+        metadata: TiffMetadata,
+        extratags: Sequence[tuple[int, int, int, bytes, bool]],
+        is_large: bool,
+    ) -> int:
         """Write everything but the pixels; return the offset of the pixels."""
         one_page = is_large and metadata.kind == "imagej"
         if one_page:
@@ -73,6 +83,7 @@ class _ReservedTiffWriter(ReservedFileWriter):
             axes = axes.replace("I", "T")
         arguments = description_arguments(metadata, axes, shape, self.dtype)
         arguments |= display_arguments(metadata, axes, shape, self.dtype)
+        arguments["extratags"] = [*arguments.get("extratags", ()), *extratags]
         if one_page:
             shape = tuple(n for axis, n in zip(axes, shape, strict=True) if axis in "YXS")
         is_big = is_large and not one_page
@@ -96,7 +107,7 @@ class _ReservedTiffWriter(ReservedFileWriter):
             self._write_bytes(self._offset + (i * self.n_frames + start) * frame_bytes, slab)
 
 
-class TiffWriter(_ReservedTiffWriter):
+class TiffWriter(ReservedTiffWriter):
     """A registered recording as one TIFF file, of the kind of the file it came from.
 
     Parameters
@@ -150,20 +161,3 @@ class TiffWriter(_ReservedTiffWriter):
             raise ValueError(f"frames of shape {size} cannot be written like {like.paths[0]}, {like.shape[1:]}")
         check_output(path, like.paths)
         super().__init__(path, like.layout.with_frames(n_frames), dtype, *like.stored_as(n_frames), like.metadata)
-
-
-class TiffFlowWriter(_ReservedTiffWriter):
-    """Displacement fields as a TIFF file of axes TYXC: (T, H, W, 2) float32.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file appears there at `close`, and only if every frame was written.
-    n_frames, height, width : int
-        Size of the recording.
-    """
-
-    def __init__(self, path: PathLike, n_frames: int, height: int, width: int) -> None:
-        shape = (n_frames, height, width, 2)
-        metadata = TiffMetadata("shaped", shaped={"axes": "TYXC", "convention": FLOW_CONVENTION})
-        super().__init__(path, Layout("TYXC", shape), np.float32, "TYXC", shape, metadata)
