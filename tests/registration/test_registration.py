@@ -367,6 +367,12 @@ def test_inputs_are_not_modified():
     assert_same((movie.frames, movie.truth), (frames, truth))
 
 
+def test_a_masked_array_without_a_masked_pixel_is_an_array():
+    movie = recording(3, **SMALL)
+    expected = fg.register(movie.frames, movie.truth, "sequential", **FAST)
+    assert_same(fg.register(np.ma.array(movie.frames), np.ma.array(movie.truth), "sequential", **FAST), expected)
+
+
 def test_views_and_foreign_byte_order(tmp_path):
     movie = recording(6, **SMALL)
     expected = fg.register(movie.frames, movie.truth, "sequential", **FAST)
@@ -434,6 +440,26 @@ def test_constant_reference_of_two_channels(normalization):
     np.testing.assert_array_equal(registered, movie.frames)
 
 
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        ((0.7, 0.3), r"weight of channel 1 has no effect: the channel is constant in the reference \(7\)$"),
+        ((0, 1), r"weight of channel 1 has no effect: .* \(7\), and no other has weight: the flow is zero"),
+        (np.ones((26, 31)), r"weight of channel 1 has no effect: .* \(7\)$"),
+    ],
+)
+def test_weight_of_a_constant_channel(weight, told):
+    """Of the reference: it holds no flow, whatever the frames show."""
+    movie = recording(3, **SMALL, channels=2)
+    movie.truth[..., 1] = 7
+    with pytest.warns(RuntimeWarning, match=told) as caught:
+        _, flow = fg.register(movie.frames, movie.truth, "sequential", weight=weight, **FAST)
+    assert len(caught) == 1
+    assert flow.any() != ("flow is zero" in told)
+    fg.register(movie.frames, movie.truth, "sequential", weight=(1, 0), **FAST)
+    fg.register(movie.frames, movie.truth, "sequential", **FAST)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_nan_pixels_are_counted_and_replaced(batch):
     movie = recording(8, **SMALL, channels=2, dtype="float32")
@@ -495,7 +521,8 @@ def with_nan(image):
         (lambda: good().astype(int), ValueError, "dtype int64 is not supported, expected one of uint8, uint16"),
         (lambda: good().astype(np.int32), ValueError, "dtype int32 is not supported"),
         (lambda: good() > 900, ValueError, "dtype bool is not supported"),
-        (lambda: good().astype(complex), ValueError, "dtype complex128 is not supported"),
+        (lambda: good().astype(complex), ValueError, r"movie is complex \(complex128\), expected real numbers"),
+        (lambda: np.ma.masked_equal(good(), good()[2, 3, 4]), ValueError, "movie is a masked array, .* are masked"),
     ],
 )
 def test_refused_movies(movie, error, message):
@@ -515,6 +542,10 @@ def test_refused_movies(movie, error, message):
         ([0, 5, 9], ValueError, r"reference frames \[5, 9\] are not among 0 to 4"),
         ([-1], ValueError, r"reference frames \[-1\] are not among 0 to 4"),
         ("no/such/file.tif", FileNotFoundError, "no/such/file.tif"),
+        (good()[0] + 0j, ValueError, r"reference is complex \(complex128\), expected real numbers"),
+        (np.ma.masked_less(good()[0], 500), ValueError, "reference is a masked array"),
+        (good()[0].astype(object), ValueError, "reference has dtype object, expected real numbers"),
+        ([True, False, True], TypeError, "is not an image, a file, a slice or a sequence of integers"),
         (3, TypeError, None),
     ],
 )
@@ -698,6 +729,10 @@ def test_estimate_flow_refusals():
         fg.estimate_flow(image[:15], image[:15])
     with pytest.raises(ValueError, match=r"weight has shape \(2,\)"):
         fg.estimate_flow(image, image, weight=(1, 2))
+    with pytest.raises(ValueError, match=r"moving is a masked array, [0-9]+ of whose values are masked"):
+        fg.estimate_flow(image, np.ma.masked_greater(image, 0.5))
+    with pytest.raises(ValueError, match="fixed is complex"):
+        fg.estimate_flow(image * 1j, image)
 
 
 def test_warp_of_stacks_and_images():
@@ -725,6 +760,8 @@ def test_warp_refusals():
         ((frames, flow[:2], frames[0]), r"frames have shape \(3, 20, 24\), expected \(2, 20, 24\)"),
         ((frames, flow, frames[0, 1:]), r"reference has shape \(19, 24\), expected \(20, 24, 1\)"),
         ((frames, flow, frames[0], "lanczos"), "interpolation_method='lanczos'"),
+        ((frames, flow + 0j, frames[0]), "flow is complex"),
+        ((frames, flow, np.ma.masked_equal(frames[0], 0)), "reference is a masked array, 480 of whose values"),
     ):
         with pytest.raises(ValueError, match=message):
             fg.warp(*arguments)
