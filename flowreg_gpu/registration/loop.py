@@ -151,7 +151,7 @@ class Registration:
         window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
-        return window.mean.planes()
+        return window.mean.planes(zero)
 
     def _run_windows(
         self,
@@ -180,7 +180,7 @@ class Registration:
                     nonfinite += replaced
                     del batch, result  # their memory, before another batch is read
                 if averaged:
-                    start = window.mean.planes()
+                    start = window.mean.planes(start)
         return np.concatenate(statistics), nonfinite
 
     def _spans(self, frames: range) -> list[range]:

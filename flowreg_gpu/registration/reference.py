@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.engine.batch import Batch, Progress
+from flowreg_gpu.engine.batch import Batch, Progress, unflagged
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.io import FrameReader, read_image
@@ -135,7 +135,10 @@ def build_reference(
     batch: int,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Average of the frames after registering them to their mean; (H, W, C) float32, in the frames' values."""
+    """Average of the frames after registering them to their mean; (H, W, C) float32, in the frames' values.
+
+    Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
+    """
     selection = _Selection(reader, frames)
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
@@ -154,14 +157,15 @@ def build_reference(
     )
     executor.start_recording(job)
     start = np.zeros((2, height, width), np.float32)
-    total = np.zeros((height, width, channels))
+    total, count = np.zeros((height, width, channels)), 0
     for begin in range(0, n_frames, batch):
         end = min(begin + batch, n_frames)
         window = read_window(selection, begin, end, raw.halo)
         result = executor.register_batch(Batch(window, start, job.halo, keep_flow=False, progress=progress))
-        for registered in result.registered:  # one by one, so that the sum does not depend on the batch
+        for registered in result.registered[unflagged(result.statistics)]:  # one by one: the batch must not matter
             total += registered
-    return (total / n_frames).astype(np.float32)
+            count += 1
+    return (total / count).astype(np.float32) if count else mean_raw
 
 
 def _filtered_extent(

@@ -28,6 +28,7 @@ INNER = (..., slice(6, -6), slice(6, -6))
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 SMALL = {"height": 26, "width": 31}
 STATISTICS = {"mean_disp", "max_disp", "mean_div", "mean_translation", "correlation_before", "correlation_after"}
+FLAGS = {"constant", "diverged"}
 
 
 class RecordingExecutor(fg.SequentialExecutor):
@@ -247,6 +248,69 @@ def test_later_windows_start_from_the_last_flows(n_frames, buffer_size, batch):
             last = flow[max(begin - 20, begin - buffer_size) : begin]
             np.testing.assert_allclose(starts[begin], mean_planes(last), rtol=0, atol=1e-6)
     assert not np.array_equal(starts[0], starts[-1])
+
+
+def with_flagged_frames(n_frames=16, constant=(1, 7), diverged=(4, 5)):
+    """A movie, options of which some of its frames make flows that leave the frame, and the other frames."""
+    movie = recording(n_frames, **SMALL, dtype="float32")
+    movie.frames[list(constant)] = 7
+    movie.frames[list(diverged), 12, 12] = 1e25  # finite, but its square is not
+    return movie, {**FAST, "const_assumption": "gray"}, sorted({*range(n_frames)} - {*constant, *diverged})
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+@pytest.mark.filterwarnings("ignore:.*their flow is zero", "ignore:overflow", "ignore:invalid value")
+def test_flagged_frames_are_left_out_of_the_start_flows(batch):
+    movie, options, others = with_flagged_frames()
+    executor = RecordingExecutor()
+    _, flow = fg.register(movie.frames, movie.truth, executor, batch=batch, buffer_size=8, **options)
+    assert sorted(np.flatnonzero(flow.any(axis=(1, 2, 3)))) == others
+    per_frame = zip(executor.starts, executor.flows, strict=True)
+    starts = np.concatenate([np.repeat(start[None], len(flows), 0) for start, flows in per_frame])
+    beforehand = np.concatenate(executor.flows)[:8]
+    in_window = [frame for frame in others if frame < 8]
+    np.testing.assert_allclose(starts[8], mean_planes(beforehand[in_window]), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(starts[-1], mean_planes(flow[in_window]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*their flow is zero")
+def test_a_window_of_nothing_but_flagged_frames_hands_its_start_flow_on():
+    movie, options, _ = with_flagged_frames(9, constant=(3, 4, 5), diverged=())
+    executor = RecordingExecutor()
+    fg.register(movie.frames, movie.truth, executor, batch=3, buffer_size=3, **options)
+    *_, second, third = executor.starts
+    assert np.any(second)
+    np.testing.assert_array_equal(second, third)
+    movie.frames[:3] = 7
+    fg.register(movie.frames, movie.truth, executor, batch=3, buffer_size=3, **options)
+    assert not np.any(executor.starts[-1])
+
+
+@pytest.mark.filterwarnings("ignore:.*their flow is zero", "ignore:overflow", "ignore:invalid value")
+def test_flagged_frames_are_left_out_of_the_means_of_the_summary():
+    movie, options, others = with_flagged_frames()
+    summary = summary_of(movie.frames, movie.truth, **options)
+    assert np.flatnonzero(~summary.flagged).tolist() == others
+    assert np.flatnonzero(summary.statistics["diverged"]).tolist() == [4, 5]
+    assert np.flatnonzero(summary.statistics["constant"]).tolist() == [1, 7]
+    after, displacement = (summary.statistics[name][others].mean() for name in ("correlation_after", "mean_disp"))
+    assert f"{after:.4f} after" in str(summary)
+    assert f"displacement: mean {displacement:.2f} px" in str(summary)
+    assert "frames whose flow diverged, left as they were: 2" in str(summary)
+    movie.frames[:] = 7
+    assert "correlation" not in str(summary_of(movie.frames, movie.truth, **options))
+
+
+@pytest.mark.parametrize("batch", [2, 50])
+@pytest.mark.filterwarnings("ignore:.*their flow is zero")
+def test_flagged_frames_are_not_averaged_into_the_reference(batch):
+    movie = recording(8, **SMALL, dtype="float32")
+    movie.frames[[2, 3, 6]] = 0
+    summary = summary_of(movie.frames, range(8), batch=batch, **FAST)
+    assert abs(summary.reference.mean() / movie.truth.mean() - 1) < 0.05
+    movie.frames[:] = 3
+    with pytest.warns(RuntimeWarning, match="the reference is constant"):
+        assert (summary_of(movie.frames, range(8), **FAST).reference == 3).all()
 
 
 def test_start_flow_without_updates():
@@ -672,7 +736,10 @@ def test_statistics_against_numpy():
         "correlation_before": [np.corrcoef(frame.ravel(), movie.truth.ravel())[0, 1] for frame in movie.frames],
         "correlation_after": [np.corrcoef(frame.ravel(), movie.truth.ravel())[0, 1] for frame in registered],
     }
-    assert set(summary.statistics) == set(expected) == STATISTICS
+    assert set(summary.statistics) == set(expected) | FLAGS
+    for name in FLAGS:
+        assert summary.statistics[name].dtype == bool
+        assert not summary.statistics[name].any()
     for name, values in expected.items():
         assert summary.statistics[name].dtype == np.float64
         np.testing.assert_allclose(summary.statistics[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
@@ -851,7 +918,7 @@ def test_real_movie_from_file_to_file(two_photon, shared_data, tmp_path, extensi
         assert_same([tifffile.imread(flow_file)], [flow])
     assert summary.n_frames == 20
     with np.load(tmp_path / "registered_statistics.npz") as statistics:
-        assert set(statistics) == STATISTICS
+        assert set(statistics) == STATISTICS | FLAGS
         for name in STATISTICS:
             np.testing.assert_array_equal(statistics[name], summary.statistics[name])
     assert len(names(tmp_path)) == 3
