@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, parse_reference
+from flowreg_gpu.cli.options import add_execution, parse_reference, whole_number
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
 from flowreg_gpu.registration.apply import FlowApplication
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--interpolation", metavar="X", help="cubic, linear or nearest (that of the flow's recording)")
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
-    parser.add_argument("--channels", type=int, metavar="N", help="channels of an interleaved stack")
-    parser.add_argument("--batch", type=int, metavar="N", help="frames computed at a time (by their size)")
+    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
+    parser.add_argument("--batch", type=whole_number, metavar="N", help="frames computed at a time (by their size)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_execution(parser)
 

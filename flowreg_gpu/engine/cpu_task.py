@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.cpu.statistics import correlation, flow_statistics
+from flowreg_gpu.cpu.statistics import correlation, flow_statistics, leaves_frame
 from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.options import Options
@@ -43,16 +43,14 @@ class WarpTask:
         frame, reference = arrays["frames"][index + self.halo], arrays["reference"]
         constant = frame.min() == frame.max()
         flow = np.zeros((2, *frame.shape[:2]), np.float32) if constant else self._flow(arrays, index)
-        statistics = flow_statistics(flow)
-        diverged = not np.isfinite(statistics).all()
-        if diverged:  # it would spoil the start flow of every frame to come
+        diverged = leaves_frame(flow)
+        if diverged:
             flow = cpu.zero_flow(flow)
-            statistics = flow_statistics(flow)
         registered = arrays["registered"][index]
         cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
         self._keep_flow(arrays, index, flow)
         arrays["statistics"][index] = (
-            *statistics,
+            *flow_statistics(flow),
             correlation(frame, reference),
             correlation(registered, reference),
             constant,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import Batch, BatchResult, Progress
+from flowreg_gpu.engine.batch import Batch, BatchResult, Progress, unflagged
 from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import (
@@ -138,9 +138,9 @@ class FlowApplication:
         )
 
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
-        """The reference: given, or the mean of frames that are warped by their flows.
+        """The reference: given, or the mean of frames that are warped by their flows, without those that are flagged.
 
-        Outside the frames, that mean has the plain mean of the same frames.
+        Outside a frame, that mean has the plain mean of the frames.
         """
         if not isinstance(self._reference, list):
             return self._reference
@@ -150,13 +150,16 @@ class FlowApplication:
             total += frames.read(index, index + 1)[0]
         plain = (total / frames.n_frames).astype(np.float32)
         total[:] = 0
+        counts: list[int] = []
 
         def take(result: BatchResult) -> None:
-            for registered in result.registered:  # one by one, so that the sum does not depend on the batch
+            own = result.registered[unflagged(result.statistics)]
+            for registered in own:  # one by one, so that the sum does not depend on the batch
                 np.add(total, registered, out=total)
+            counts.append(len(own))
 
         self._warp(frames, flows, plain, take, FrameCounter(report, "reference", frames.n_frames))
-        return (total / frames.n_frames).astype(np.float32)
+        return (total / sum(counts)).astype(np.float32) if any(counts) else plain
 
     def _warp(
         self,

@@ -126,9 +126,20 @@ class Registration:
 
     def _job(self, reference: NDArray[np.float32]) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-        if np.all(low == high):
+        job, constant = Job.from_raw(options=self.options, reference=reference), low == high
+        if np.all(constant):
             warnings.warn(f"the reference is constant ({low.tolist()}): the flow is zero", RuntimeWarning, stacklevel=4)
-        return Job.from_raw(options=self.options, reference=reference)
+        elif self.options.weight is not None:
+            used = job.mean_weight > 0
+            alone = "" if np.any(used & ~constant) else ", and no other has weight: the flow is zero"
+            for channel in np.flatnonzero(constant & used):
+                warnings.warn(
+                    f"the weight of channel {channel} has no effect: the channel is constant in the reference "
+                    f"({low[channel]:g}){alone}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        return job
 
     def _first_start(self, job: Job, report: StageProgress) -> NDArray[np.float32]:
         """Start flow (2, H, W) of the first window."""
@@ -140,7 +151,7 @@ class Registration:
         window = _Window(frames, zero, FlowMean(), len(frames), False, FrameCounter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
-        return window.mean.planes()
+        return window.mean.planes(zero)
 
     def _run_windows(
         self,
@@ -169,7 +180,7 @@ class Registration:
                     nonfinite += replaced
                     del batch, result  # their memory, before another batch is read
                 if averaged:
-                    start = window.mean.planes()
+                    start = window.mean.planes(start)
         return np.concatenate(statistics), nonfinite
 
     def _spans(self, frames: range) -> list[range]:

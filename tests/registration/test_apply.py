@@ -122,7 +122,7 @@ def test_a_flow_that_is_not_finite_counts_as_zero(executor, tmp_path):
     flow = far_flow(3)
     flow[1, 4, 5, 0] = np.nan
     source, flow_file = write_movie(tmp_path / "movie.tif", frames), write_flow(tmp_path / "flow.h5", flow)
-    with pytest.warns(RuntimeWarning, match="1 frames have a flow beyond"):
+    with pytest.warns(RuntimeWarning, match="1 frames have a flow that leaves the frame"):
         fg.apply_file(flow_file, source, tmp_path / "out.tif", executor)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif")[1], frames[1])
 
