@@ -15,6 +15,9 @@ __all__ = ["Hdf5FlowReader", "Hdf5FlowWriter"]
 
 # Index entry of one chunk, with room to spare.
 BYTES_PER_CHUNK = 128
+# Attributes of the flow that say where it comes from. They have a fixed length: strings of variable length lie in a
+# heap of their own, and HDF5 reads a damaged one without end.
+_ORIGIN = ("recording", "interpolation")
 
 
 def _import_h5py() -> Any:
@@ -87,8 +90,8 @@ class Hdf5FlowWriter(FlowWriter):
         return offsets
 
     def _note_origin(self, file: Any, origin: FlowOrigin) -> None:
-        file["flow"].attrs["recording"] = origin.recording
-        file["flow"].attrs["interpolation"] = origin.interpolation
+        for name in _ORIGIN:
+            file["flow"].attrs[name] = np.bytes_(getattr(origin, name).encode())
         unknown = np.full(self._reference_shape, np.nan, np.float32)
         self._reference_offset = int(file.create_dataset("reference", data=unknown).id.get_offset())
 
@@ -147,20 +150,30 @@ class Hdf5FlowReader(FlowReader):
 
     def _find_origin(self, h5py: Any) -> FlowOrigin | None:
         attributes, reference = self._dataset.attrs, self._file.get("reference")
-        if not {"recording", "interpolation"} <= set(attributes) or not isinstance(reference, h5py.Dataset):
+        if not set(_ORIGIN) <= set(attributes) or not isinstance(reference, h5py.Dataset):
             return None
-        if len(reference.shape or ()) != 3 or reference.shape[:2] != self.shape[1:3]:
-            raise ValueError(f"{self.path}: /reference is {reference.shape}, expected (H, W, C) as /flow")
-        return FlowOrigin(str(attributes["recording"]), str(attributes["interpolation"]), int(reference.shape[2]))
+        if any(attributes.get_id(name).dtype.kind != "S" for name in _ORIGIN):
+            raise ValueError(f"{self.path}: the attributes of /flow are not strings of a fixed length")
+        if len(reference.shape or ()) != 3 or reference.shape[:2] != self.shape[1:3] or reference.dtype != np.float32:
+            found = f"{reference.shape} of {reference.dtype}"
+            raise ValueError(f"{self.path}: /reference is {found}, expected (H, W, C) of float32 as /flow")
+        recording, interpolation = (bytes(attributes[name]).decode() for name in _ORIGIN)
+        return FlowOrigin(recording, interpolation, int(reference.shape[2]))
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
-        return np.ascontiguousarray(self._dataset[start:stop], self.dtype)
+        return np.ascontiguousarray(self._read(self._dataset, slice(start, stop)), self.dtype)
+
+    def _read(self, dataset: Any, part: slice) -> Any:
+        try:
+            return dataset[part]
+        except Exception as error:  # filters raise exceptions of their own
+            raise OSError(f"{self.path}: {dataset.name} cannot be read: {error}") from error
 
     def read_reference(self) -> NDArray[np.float32] | None:
         """See `FlowReader.read_reference`."""
         if self.origin is None:
             return None
-        reference = np.ascontiguousarray(self._file["reference"][:], np.float32)
+        reference = np.ascontiguousarray(self._read(self._file["reference"], slice(None)), np.float32)
         return reference if np.isfinite(reference).all() else None
 
     def close(self) -> None:
