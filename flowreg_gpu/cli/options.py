@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import Options
 
-__all__ = ["add_execution", "add_options", "chosen_options"]
+__all__ = ["add_execution", "add_keeping", "add_options", "chosen_options"]
 
 Value = TypeVar("Value")
 
@@ -22,6 +22,11 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="workers of the executor (one per CPU)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def add_keeping(parser: argparse.ArgumentParser) -> None:
+    """Add the flag without which no file is replaced."""
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs, complete or partial, that exist")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,12 @@ class FlowMean:
             self.total = flow.astype(np.float64) if self.total is None else self.total + flow
         self.count += len(flows)
 
+    def copy(self) -> FlowMean:
+        """The mean as it is now."""
+        copied = FlowMean()
+        copied.count, copied.total = self.count, self.total  # add() makes a new array
+        return copied
+
     def planes(self) -> NDArray[np.float32]:
         """Mean (2, H, W)."""
         assert self.total is not None
