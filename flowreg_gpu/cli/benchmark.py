@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from flowreg_gpu.benchmark.rivals import BACKENDS
 from flowreg_gpu.benchmark.run import Settings, run_benchmark
-from flowreg_gpu.cli.options import add_keeping
+from flowreg_gpu.cli.options import add_keeping, whole_number
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.io import check_output
@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Register a movie with known motion from file to file with every executor, compare the results "
         "with those of the sequential one, and print one table."
     )
-    parser.add_argument("--frames", type=int, metavar="N", help="of every recording (what takes some seconds)")
+    parser.add_argument("--frames", type=whole_number, metavar="N", help="of every recording (what takes some seconds)")
     height, width = size = Settings.height, Settings.width
     parser.add_argument("--size", type=_size, default=size, metavar="HxW", help=f"of the frames ({height}x{width})")
-    parser.add_argument("--channels", type=int, default=Settings.channels, metavar="C", help="1 or 2 (%(default)s)")
+    parser.add_argument(
+        "--channels", type=whole_number, default=Settings.channels, metavar="C", help="1 or 2 (%(default)s)"
+    )
     parser.add_argument(
         "--quality",
         nargs="+",
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join([*sorted(EXECUTORS), *BACKENDS])} (all that can run)",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="workers of each executor (one per CPU)")
+    parser.add_argument("--workers", type=whole_number, metavar="N", help="workers of each executor (one per CPU)")
     parser.add_argument("--json", metavar="FILE", help="keep all figures, options and versions")
     add_keeping(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")

@@ -6,6 +6,7 @@ import argparse
 
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.leftovers import find_leftovers, remove_leftover
+from flowreg_gpu.workers.blocks import leftover_blocks, remove_leftover_blocks
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,6 +38,8 @@ def run(chosen: argparse.Namespace) -> int:
             tell(f"  {leftover.finished} of {leftover.n_frames} frames, {leftover.n_bytes / 1e6:.1f} MB on the disk")
         for line in left_alone:
             tell(f"left alone: {line}")
+        for name in leftover_blocks() if chosen.dry_run else remove_leftover_blocks():
+            tell(f"{verb} the shared memory {name}")
         if not leftovers and not left_alone:
             tell("no partial files")
 

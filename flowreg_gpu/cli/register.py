@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, add_keeping, add_options, chosen_options
+from flowreg_gpu.cli.options import add_execution, add_keeping, add_options, chosen_options, whole_number
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.files import FileRegistration
@@ -33,10 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flow", metavar="FILE", help="keep the flow: .h5, .hdf5, .tif or .tiff")
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
-    parser.add_argument("--channels", type=int, metavar="N", help="channels of an interleaved stack")
-    parser.add_argument("--batch", type=int, metavar="N", help="frames computed at a time; never changes the result")
+    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
     parser.add_argument(
-        "--verify", type=int, default=0, metavar="N", help="register N spread frames on the CPU too, and compare"
+        "--batch", type=whole_number, metavar="N", help="frames computed at a time; never changes the result"
+    )
+    parser.add_argument(
+        "--verify",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="register N spread frames on the CPU too, and compare",
     )
     add_execution(parser)
     add_options(parser)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.io import ArrayReader, ArrayWriter, PathLike
-from flowreg_gpu.options import Options, merge_options
+from flowreg_gpu.options import Options, check_plain, merge_options
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.reference import ReferenceLike
@@ -69,6 +69,7 @@ def register(
     >>> registered.shape, flow.shape
     ((3, 32, 40), (3, 32, 40, 2))
     """
+    check_plain(movie, "movie")
     movie = np.asarray(movie)
     reader = ArrayReader(movie)
     registration = Registration(

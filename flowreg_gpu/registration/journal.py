@@ -35,10 +35,11 @@ _STATE = np.dtype(
         ("complete", "<u4"),
         ("finished", "<u8"),
         ("averaged", "<u8"),  # flows in the mean
+        ("summed", "<u4"),  # whether there is a sum of flows: frames that are flagged are in no mean
         ("nonfinite", "<u8"),
         ("statistics_crc", "<u4"),  # of the rows of the finished frames
         ("start_crc", "<u4"),
-        ("total_crc", "<u4"),  # where flows are averaged
+        ("total_crc", "<u4"),  # where there is one
         ("last_frame", "<u4", (2,)),  # CRC-32 of the last finished frame in the recording and in the flow
     ]
 )
@@ -294,7 +295,7 @@ class Journal:
         k, (slot, statistics) = max(found, key=lambda item: item[1][0]["state"]["finished"])
         state = slot["state"]
         mean = FlowMean()
-        if state["averaged"]:
+        if state["summed"]:
             mean.count, mean.total = int(state["averaged"]), slot["total"].astype(np.float64)
         start = slot["start"].astype(np.float32)
         self.checkpoint = Checkpoint(int(state["finished"]), start, mean, int(state["nonfinite"]), statistics)
@@ -309,7 +310,7 @@ class Journal:
             return None
         rows = self._read(self._statistics_at, np.dtype(("<f8", (int(state["finished"]), len(STATISTICS)))))
         parts = {"start_crc": slot["start"], "statistics_crc": rows}
-        if state["averaged"]:
+        if state["summed"]:
             parts["total_crc"] = slot["total"]
         whole = all(_crc(part) == state[name] for name, part in parts.items())
         return (slot, rows) if whole else None

@@ -145,9 +145,20 @@ class Registration:
 
     def _job(self, reference: NDArray[np.float32]) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-        if np.all(low == high):
+        job, constant = Job.from_raw(options=self.options, reference=reference), low == high
+        if np.all(constant):
             warnings.warn(f"the reference is constant ({low.tolist()}): the flow is zero", RuntimeWarning, stacklevel=4)
-        return Job.from_raw(options=self.options, reference=reference)
+        elif self.options.weight is not None:
+            used = job.mean_weight > 0
+            alone = "" if np.any(used & ~constant) else ", and no other has weight: the flow is zero"
+            for channel in np.flatnonzero(constant & used):
+                warnings.warn(
+                    f"the weight of channel {channel} has no effect: the channel is constant in the reference "
+                    f"({low[channel]:g}){alone}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        return job
 
     def _first_start(self, job: Job, report: StageProgress) -> NDArray[np.float32]:
         """Start flow (2, H, W) of the first window."""
@@ -159,7 +170,7 @@ class Registration:
         window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
-        return window.mean.planes()
+        return window.mean.planes(zero)
 
     def _run_windows(
         self,
@@ -184,7 +195,7 @@ class Registration:
         with self._reading(job, windows) as reading, WriteBehind(writers) as writing:
             for frames in windows:
                 if frames.start % self._start_flow.window == 0:  # not in the middle of the checkpoint's window
-                    start, mean = mean.planes() if mean.count else start, FlowMean()
+                    start, mean = mean.planes(start), FlowMean()
                 window = _Window(frames, start, mean, averaged, keep_flow, count)
                 for first, batch, replaced, result in self._batches(job, window, reading):
                     rows = result.statistics.copy()
