@@ -85,6 +85,13 @@ class Batch:
         """Frames to register."""
         return len(self.frames) - 2 * self.halo
 
+    @property
+    def flows(self) -> int:
+        """Frames, the last ones, whose flow is wanted: by the caller, or for the mean."""
+        if self.keep_flow:
+            return self.count
+        return 0 if self.mean is None else self.averaged
+
     def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
         """Raw frames with halo, and planes where there are any, that frames `first` to `stop` need."""
         raw = self.frames[first : stop + 2 * self.halo]

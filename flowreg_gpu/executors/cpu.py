@@ -59,16 +59,13 @@ class CPUExecutor(BaseExecutor):
         self._put("start", batch.start, np.float32)
         if batch.planes is not None:
             self._put("planes", batch.planes, np.float32)
-        result = BatchResult(
-            self._allocate("registered", (count, *frames.shape[1:]), frames.dtype),
-            self._allocate("flow", (count, *frames.shape[1:3], 2), np.float32),
-            self._allocate("statistics", (count, len(STATISTICS)), np.float64),
-        )
+        registered = self._allocate("registered", (count, *frames.shape[1:]), frames.dtype)
+        flow = self._allocate("flow", (batch.flows, *frames.shape[1:3], 2), np.float32)
+        statistics = self._allocate("statistics", (count, len(STATISTICS)), np.float64)
         self._run(self._task, range(count), batch.progress)
         if batch.mean is not None:
-            assert result.flow is not None
-            batch.mean.add(result.flow[count - batch.averaged :])
-        return result
+            batch.mean.add(flow[batch.flows - batch.averaged :])
+        return BatchResult(registered, flow if batch.keep_flow else None, statistics)
 
 
 class LocalExecutor(CPUExecutor):

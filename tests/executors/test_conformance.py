@@ -1,6 +1,7 @@
 """One conformance suite over all executors; the sequential one, itself held against known motion, is the yardstick."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import flowreg_gpu as fg
-from flowreg_gpu.engine.batch import Batch
+from flowreg_gpu.engine.batch import Batch, FlowMean
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import EXECUTORS, create_executor, gpu_status
 from flowreg_gpu.options import Options
@@ -463,6 +464,48 @@ def test_a_batch_needs_a_recording():
         fg.SequentialExecutor().register_batch(
             Batch(np.zeros((1, 20, 20, 1), "uint8"), np.zeros((2, 20, 20), "float32"))
         )
+
+
+def recording_job(movie, options):
+    """What all batches of a movie with a given reference share."""
+    return Job.from_raw(options=options, reference=np.float32(movie.truth)[..., None])
+
+
+@pytest.mark.parametrize("averaged", [0, 2, 5])
+def test_flows_for_the_mean_alone(executor, sequential, averaged):
+    movie, start = recording(5, 26, 31), np.zeros((2, 26, 31), np.float32)
+    batch = Batch(movie.frames[..., None], start)
+    sequential.start_recording(recording_job(movie, Options(**FAST)))
+    kept = sequential.register_batch(batch)
+    expected, mean = FlowMean(), FlowMean()
+    expected.add(kept.flow[5 - averaged :])
+    executor.start_recording(recording_job(movie, Options(**FAST)))
+    result = executor.register_batch(dataclasses.replace(batch, keep_flow=False, mean=mean, averaged=averaged))
+    assert result.flow is None
+    assert mean.count == averaged
+    np.testing.assert_array_equal(result.registered, kept.registered)
+    if averaged:
+        np.testing.assert_array_equal(mean.planes(), expected.planes())
+
+
+class Measured(fg.SequentialExecutor):
+    """Notes how many frames have room for their flow."""
+
+    def _allocate(self, name, shape, dtype):
+        if name == "flow":
+            self.rows = shape[0]
+        return super()._allocate(name, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rows"),
+    [({}, 5), ({"keep_flow": False}, 0), ({"keep_flow": False, "mean": FlowMean(), "averaged": 2}, 2)],
+)
+def test_memory_of_flows_that_nobody_wants(wanted, rows):
+    movie, executor = recording(5, 26, 31), Measured()
+    executor.start_recording(recording_job(movie, Options(**FAST)))
+    executor.register_batch(Batch(movie.frames[..., None], np.zeros((2, 26, 31), np.float32), **wanted))
+    assert executor.rows == rows
 
 
 # The same bits from everyone
