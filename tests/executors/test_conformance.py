@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pathlib
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -20,6 +21,7 @@ from flowreg_gpu.synthetic import end_point_error
 from flowreg_gpu.workers.pool import default_workers
 from tests.emulation import EmulatedDevice
 from tests.movies import EDGE, LEVELS, recording
+from tests.programs import LIMIT
 
 SHM = pathlib.Path("/dev/shm")
 NAMES = ("sequential", "threading", "multiprocessing", "gpu")
@@ -592,6 +594,62 @@ def test_register_leaves_nothing_when_a_worker_fails(nothing_left):
 
     with pytest.raises(RuntimeError, match=r"worker process \d+"):
         fg.register(movie.frames, movie.truth, "multiprocessing", n_workers=2, progress=kill_all, **FAST)
+
+
+# One run at a time
+
+
+IN_USE = r"this \w+ is in use by another run, .* each thread needs an executor of its own"
+
+
+@pytest.mark.parametrize("running", ["process_batch", "register"])
+def test_a_second_thread_is_refused(executor, sequential, running):
+    given, movie = arguments(n_frames=6), recording(6, 26, 31)
+    began, finish, results = threading.Event(), threading.Event(), []
+
+    def hold(*_):
+        began.set()
+        assert finish.wait(LIMIT)
+
+    def first():
+        if running == "register":
+            results.append(fg.register(movie.frames, movie.truth, executor, progress=hold, **FAST))
+        else:
+            results.append(executor.process_batch(*given, progress_callback=hold, flow_params=FAST))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    try:
+        assert began.wait(LIMIT)
+        with pytest.raises(RuntimeError, match=IN_USE):
+            run(executor, given, **FAST)
+        with pytest.raises(RuntimeError, match=IN_USE):
+            fg.register(movie.frames, movie.truth, executor, **FAST)
+        with pytest.raises(RuntimeError, match=IN_USE), executor:
+            pass
+        with pytest.raises(RuntimeError, match=IN_USE):
+            executor.__exit__(None, None, None)
+    finally:
+        finish.set()
+        thread.join(LIMIT)
+    if running == "register":
+        assert_same(results[0], fg.register(movie.frames, movie.truth, sequential, **FAST))
+    else:
+        assert_same(results[0], run(sequential, given, **FAST))
+    assert_same(run(executor, given, **FAST), run(sequential, given, **FAST))  # it is free again
+
+
+def test_a_callback_is_refused_the_executor_that_calls_it(executor, sequential):
+    given, refused = arguments(n_frames=4), []
+
+    def another(finished):
+        with pytest.raises(RuntimeError, match=IN_USE):
+            run(executor, given, **FAST)
+        refused.append(finished)
+
+    result = executor.process_batch(*given, progress_callback=another, flow_params=FAST)
+    assert sum(refused) == 4
+    assert_same(result, run(sequential, given, **FAST))
 
 
 # The GPU and its absence
