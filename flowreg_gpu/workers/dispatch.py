@@ -1,0 +1,111 @@
+"""Frames on their way through the workers: who handles which, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from flowreg_gpu.workers.group import WorkerGroup
+from flowreg_gpu.workers.messages import Failure, Order
+from flowreg_gpu.workers.worker import Worker
+
+__all__ = ["Dispatch"]
+
+
+class Dispatch:
+    """Hands chunks of frames to workers that have prepared a task.
+
+    Parameters
+    ----------
+    group : WorkerGroup
+        All of its workers are idle.
+    progress : callable or None
+        Called with the number of newly finished frames, while the workers go on.
+    timeout : float or None
+        Seconds that a frame may take.
+
+    Attributes
+    ----------
+    failure : Failure or None
+        The first exception of the task. Frames that had been begun are then finished, the others not begun.
+    """
+
+    def __init__(self, group: WorkerGroup, progress: Callable[[int], None] | None, timeout: float | None) -> None:
+        self._group, self._progress, self._timeout = group, progress, timeout
+        self._idle, self._busy = list(group.workers), set[Worker]()
+        self.failure: Failure | None = None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether a worker is idle, and nothing has failed."""
+        return bool(self._idle) and self.failure is None
+
+    @property
+    def works(self) -> bool:
+        """Whether a worker is busy."""
+        return bool(self._busy)
+
+    def order(self, frames: range) -> None:
+        """Give a chunk to an idle worker."""
+        worker = self._idle.pop()
+        worker.frames, worker.finished, worker.since = frames, 0, time.monotonic()
+        self._busy.add(worker)
+        self._group.send(worker, Order(frames, every_frame=self._timeout is not None))
+
+    def wait(self, also: Sequence[Connection[Any, Any]] = ()) -> list[range]:
+        """Wait until a busy worker reports or one of `also` can be read; return the chunks that are finished.
+
+        Raises
+        ------
+        TimeoutError
+            A frame takes too long; its worker is killed.
+        RuntimeError
+            A worker is dead.
+        """
+        chunks = []
+        reports = self._group.reports(self._busy, also, self._seconds_left())
+        for worker, report in reports:
+            worker.finished += report.finished
+            worker.since = time.monotonic()
+            if report.failure is not None and self.failure is None:
+                self.failure = report.failure
+                for other in self._busy - {worker}:
+                    self._group.send(other, None)
+            if report.idle:
+                self._busy.discard(worker)
+                self._idle.append(worker)
+                if worker.finished == len(worker.frames):
+                    chunks.append(worker.frames)
+                worker.frames = range(0)
+            if report.finished and self._progress is not None:
+                self._progress(report.finished)
+        self._check_time()
+        return chunks
+
+    def drain(self) -> list[range]:
+        """Wait until all workers are idle; return the chunks that are finished by then."""
+        chunks = []
+        while self.works:
+            chunks += self.wait()
+        return chunks
+
+    def _seconds_left(self) -> float | None:
+        """Until the first frame has taken too long."""
+        if self._timeout is None or not self._busy:
+            return None
+        return max(min(worker.since for worker in self._busy) + self._timeout - time.monotonic(), 0)
+
+    def _check_time(self) -> None:
+        if self._timeout is None:
+            return
+        now = time.monotonic()
+        for worker in self._busy:
+            # a report that is already in the pipe says that the frame was finished in time
+            if now - worker.since >= self._timeout and not worker.connection.poll():
+                worker.process.kill()
+                frame = worker.frames[worker.finished]
+                raise TimeoutError(
+                    f"frame {frame}: not finished after {self._timeout:g} s (timeout), its worker was ended"
+                )
