@@ -49,11 +49,17 @@ class CPUExecutor(BaseExecutor):
             self._put(name, array, np.float32)
         self._job, self._task = job, RegistrationTask(job.options, job.preprocessing)
 
-    def register_batch(self, batch: Batch) -> BatchResult:
-        """Register one batch; see `BaseExecutor.register_batch`."""
-        if self._task is None or self._job is None:
+    def _checked(self, batch: Batch) -> Job:
+        """The job that a batch belongs to; RuntimeError or ValueError where it belongs to none."""
+        if self._job is None:
             raise RuntimeError("register_batch was called before start_recording")
         self._job.check(batch)
+        return self._job
+
+    def register_batch(self, batch: Batch) -> BatchResult:
+        """Register one batch; see `BaseExecutor.register_batch`."""
+        self._checked(batch)
+        assert self._task is not None  # it comes with the job
         frames, count = batch.frames, batch.count
         self._put("frames", frames, frames.dtype)
         self._put("start", batch.start, np.float32)
