@@ -32,7 +32,7 @@ class MultiprocessingExecutor(CPUExecutor):
     def setup(self) -> None:
         """Start the workers, which takes a second or so, once."""
         if self._pool is None:
-            hint = 'a smaller batch, or executor="threading"'
+            hint = 'a smaller batch or executor="threading"'
             self._pool = FramePool(self.n_workers, memory_hint=hint)
             self._pool.start()
 
