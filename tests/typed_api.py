@@ -50,7 +50,7 @@ def executors() -> list[fg.BaseExecutor]:
 
 def read(summary: fg.Summary) -> None:
     """What a summary holds."""
-    assert_type(summary.statistics, dict[str, NDArray[np.float64]])
+    assert_type(summary.statistics, dict[str, NDArray[Any]])
     assert_type(summary.frames_per_second, float)
     assert_type(summary.reference, NDArray[np.float32])
     assert_type(summary.verification, Verification | None)

@@ -67,7 +67,7 @@ class CPUExecutor(BaseExecutor):
         self._run(self._task, range(count), batch.progress)
         if batch.mean is not None:
             assert result.flow is not None
-            batch.mean.add(result.flow[count - batch.averaged :])
+            batch.mean.add(result.flow[count - batch.averaged :], result.statistics[count - batch.averaged :])
         return result
 
 
