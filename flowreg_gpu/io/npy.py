@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -25,21 +24,39 @@ class NpyWriter(ReservedFileWriter):
     stored_shape : (T, ...)
         Shape of the array, each size at least 1.
     dtype : dtype
+    overwrite : bool
+        Whether an older file, and an older partial file, are replaced.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, FileExistsError, OSError
+        As `PendingFile`.
     """
 
-    def __init__(self, path: PathLike, stored_shape: Sequence[int], dtype: DTypeLike) -> None:
+    def __init__(
+        self, path: PathLike, stored_shape: Sequence[int], dtype: DTypeLike, *, overwrite: bool = False
+    ) -> None:
         super().__init__((stored_shape[0], 1, math.prod(stored_shape[1:]), 1), dtype)
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": tuple(map(int, stored_shape)),
-        }
+        self._stored_shape = tuple(map(int, stored_shape))
         self._frame_bytes = self.width * self.dtype.itemsize
-        with self._reserve(path, self.n_frames * self._frame_bytes):
-            with open(self._pending.path, "wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                self._offset = file.tell()
-            os.truncate(self._pending.path, self._offset + self.n_frames * self._frame_bytes)
+        self._reserve(path, self.n_frames * self._frame_bytes, overwrite, None)
+
+    def _lay_out(self) -> None:
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": self._stored_shape}
+        with open(self.pending.path, "r+b") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            self._offset = file.tell()
+            file.truncate(self._offset + self.n_frames * self._frame_bytes)
+
+    def _find_places(self) -> None:
+        with open(self.pending.path, "rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            self._offset = file.tell()
+
+    def _places(self, frame: int) -> Iterator[tuple[int, int]]:
+        yield self._offset + frame * self._frame_bytes, self._frame_bytes
 
     def _store(self, frames: NDArray[np.generic], start: int) -> None:
         self._write_bytes(self._offset + start * self._frame_bytes, np.ascontiguousarray(frames))

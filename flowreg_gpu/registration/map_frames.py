@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import operator
 import os
@@ -13,7 +12,16 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.io import FrameReader, FrameWriter, PathLike, TiffReader, TiffWriter, check_output, keep_partials
+from flowreg_gpu.io import (
+    FrameReader,
+    FrameWriter,
+    PathLike,
+    TiffReader,
+    TiffWriter,
+    check_output,
+    keep_partials,
+    partial_name,
+)
 from flowreg_gpu.io.mapped import release_pages
 from flowreg_gpu.io.npy import NpyWriter
 from flowreg_gpu.options import positive_integer
@@ -100,7 +108,7 @@ def map_frames(
     timeout : float, optional
         Seconds that `func` may take for a frame.
     overwrite : bool
-        Whether `out` may be the path of a file that exists.
+        Whether a path `out` may replace a file that exists, complete or partial.
 
     Returns
     -------
@@ -114,7 +122,7 @@ def map_frames(
     TypeError
         `func` is not importable, or returns None, Python objects, or what cannot be cast.
     FileExistsError
-        `out` is a file that exists, and `overwrite` is False.
+        `out` is a file that exists, complete or partial, and `overwrite` is False.
     TimeoutError
         `func` takes too long for a frame; the workers are ended.
     RuntimeError
@@ -155,7 +163,7 @@ def map_frames(
                 found = describe_result(pool, func, source, timeout)
                 shape, dtype = found.shape if shape is None else shape, found.dtype if dtype is None else dtype
             result = FrameKind(shape, np.dtype(dtype))
-            with _open_sink(out, source, result) as sink:
+            with _open_sink(out, source, result, overwrite) as sink:
                 stream_frames(
                     pool, func, source, sink, result, progress=progress, chunk=chunk, timeout=timeout
                 )  # fmt: skip
@@ -169,8 +177,8 @@ class _ArraySource:
     """Frames of what has `shape` and `dtype` and can be sliced."""
 
     def __init__(self, stack: Any) -> None:
-        if isinstance(stack, np.ma.MaskedArray):
-            raise TypeError("stack is a masked array, whose mask would be lost; expected one that is filled")
+        if np.ma.is_masked(stack):
+            raise ValueError("stack is a masked array, and masks are not used: pass stack.filled(value)")
         if type(stack) is not np.memmap and (isinstance(stack, np.ndarray) or not _is_dataset(stack)):
             stack = np.asarray(stack)  # what a subclass shows, see io.ArrayReader
         if len(stack.shape) == 0 or stack.shape[0] == 0:
@@ -274,9 +282,8 @@ def _check_path(out: PathLike, source: _Source, overwrite: bool) -> None:
         inputs = getattr(source.reader, "paths", ())
     elif isinstance(source.array, np.memmap) and source.array.filename is not None:
         inputs = (source.array.filename,)
-    check_output(out, inputs)
-    if os.path.lexists(out) and not overwrite:
-        raise FileExistsError(errno.EEXIST, "the output exists; overwrite=True replaces it", os.fspath(out))
+    for path in (out, partial_name(out)):
+        check_output(path, inputs, overwrite=overwrite)
 
 
 class _ArraySink:
@@ -308,12 +315,12 @@ class _FileSink:
 
 
 @contextlib.contextmanager
-def _open_sink(out: Any, source: _Source, result: FrameKind) -> Iterator[_ArraySink | _FileSink]:
+def _open_sink(out: Any, source: _Source, result: FrameKind, overwrite: bool) -> Iterator[_ArraySink | _FileSink]:
     """Where the results go; a file is complete when the block ends well, or keeps what it has in a partial one."""
     if not isinstance(out, _PATH):
         yield _ArraySink(np.empty((source.n_frames, *result.shape), result.dtype) if out is None else out)
         return
-    with _open_writer(out, source, result) as writer:
+    with _open_writer(out, source, result, overwrite) as writer:
         try:
             yield _FileSink(writer)
         except BaseException:
@@ -321,9 +328,9 @@ def _open_sink(out: Any, source: _Source, result: FrameKind) -> Iterator[_ArrayS
             raise
 
 
-def _open_writer(out: PathLike, source: _Source, result: FrameKind) -> FrameWriter:
+def _open_writer(out: PathLike, source: _Source, result: FrameKind, overwrite: bool) -> FrameWriter:
     if os.path.splitext(out)[1].lower() == ".npy":
-        return NpyWriter(out, (source.n_frames, *result.shape), result.dtype)
+        return NpyWriter(out, (source.n_frames, *result.shape), result.dtype, overwrite=overwrite)
     if len(result.shape) not in (2, 3):
         raise ValueError(f"results of shape {result.shape} are no frames for a TIFF file, expected (H, W) or (H, W, C)")
     height, width, channels = *result.shape[:2], math.prod(result.shape[2:])
@@ -340,4 +347,5 @@ def _open_writer(out: PathLike, source: _Source, result: FrameKind) -> FrameWrit
         n_channels=channels,
         dtype=result.dtype,
         like=like,
+        overwrite=overwrite,
     )
