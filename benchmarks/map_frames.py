@@ -3,8 +3,8 @@
 Usage: python benchmarks/map_frames.py [--frames 4000] [--size 2048] [--workers 2] [--folder FOLDER]
 
 Each run is a process of its own, and the proportional set sizes of it and its children are sampled until it ends
-(shared memory is counted once). Files are in the system's cache as far as it has room for them. Beside `map_frames` with
-all workers and with one stand the bare function on frames in memory, in one process and in all, and
+(shared memory is counted once). Files are in the system's cache as far as it has room for them. Beside `map_frames`
+with all workers and with one stand the bare function on frames in memory, in one process and in all, and
 `multiprocessing.Pool.imap`, which pickles every frame. The frames of the stack are 16 different ones again and again;
 sampled frames of every result are compared with SciPy's.
 """

@@ -29,6 +29,7 @@ PUBLIC = {
     "map_frames",
     "register",
     "register_file",
+    "smooth_file",
     "warp",
 }
 
