@@ -18,6 +18,7 @@ __all__ = ["main"]
 COMMANDS = {
     "register": "register a TIFF recording",
     "demo": "make a movie with known motion, register it, and measure the error",
+    "smooth": "filter a recording by a Gaussian in space and time",
     "clean": "remove what runs that died have left",
     "doctor": "say what this machine offers and what would be used",
     "benchmark": "measure every executor on this machine, and pyflowreg where it is installed",

@@ -21,7 +21,12 @@ class ProgressBar:
         False shows none; else there is one where standard error is a terminal.
     """
 
-    TITLES = {"reference": "building the reference", "start": "first start flow", "frames": "registering"}  # noqa: RUF012
+    TITLES = {  # noqa: RUF012
+        "reference": "building the reference",
+        "start": "first start flow",
+        "frames": "registering",
+        "smooth": "smoothing",
+    }
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
