@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from flowreg_gpu.cuda.device import device_facts
 from flowreg_gpu.engine.memory import blank_job, device_batch, frame_bytes
 from flowreg_gpu.executors import best_executor, gpu_status
 from flowreg_gpu.options import Options
+from flowreg_gpu.workers.blocks import free_shared_memory
 from flowreg_gpu.workers.pool import default_workers
 
 __all__ = ["describe", "one_line", "report"]
@@ -111,9 +112,8 @@ def _memory() -> str:
 
 
 def _shared_memory() -> str:
-    if not os.path.isdir("/dev/shm"):
-        return "as large as memory allows"
-    return f"{shutil.disk_usage('/dev/shm').free / 2**30:.1f} GiB free"
+    free = free_shared_memory()
+    return "as large as memory allows" if free == sys.maxsize else f"{free / 2**30:.1f} GiB free"
 
 
 def _version(package: str) -> str | None:

@@ -1,10 +1,12 @@
 """Programs that tests run in processes of their own, and how long a test waits for anything."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+SHM = Path("/dev/shm")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Seconds. No test measures by it: it only ends what would wait for ever, so it leaves room for a machine that is busy
@@ -35,3 +37,25 @@ def run_program(*arguments, folder=REPOSITORY):
         [sys.executable, *map(str, arguments)], cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
         text=True, timeout=LIMIT, check=False, start_new_session=True,
     )  # fmt: skip
+
+
+def held_blocks():
+    """Blocks of shared memory that this process holds by a descriptor, or that have its name in /dev/shm.
+
+    Nothing on systems that do not list them (macOS, Windows).
+    """
+    gc.collect()  # arrays that the traceback of an expected exception refers to
+    held = set(named_blocks(os.getpid()))
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        try:
+            target = os.readlink(descriptor)
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+        if "flowreg_" in Path(target).name or "memfd:flowreg_" in target:
+            held.add(target)
+    return held
+
+
+def named_blocks(pid):
+    """Names in /dev/shm of blocks that a process has made."""
+    return [path.name for path in SHM.glob(f"flowreg_{pid}_*")] if SHM.is_dir() else []

@@ -28,6 +28,9 @@ assert_type(fg.apply_file("flow.h5", "red.tif", Path("out.tif"), "threading", ov
 assert_type(fg.estimate_flow(image, image, fg.Options(alpha=4), quality="fast"), NDArray[np.float32])
 assert_type(fg.warp(movie, flow, image, interpolation="linear"), NDArray[Any])
 assert_type(fg.map_frames(np.median, movie, n_workers=2), NDArray[Any])
+assert_type(fg.map_frames(np.median, "in.tif", "out.tif", chunk=4, dtype="uint8", shape=(9, 9), timeout=60), str)
+assert_type(fg.map_frames(np.median, Path("in.npy"), image, overwrite=True), NDArray[np.float32])
+fg.smooth_file(Path("in.tif"), "out.tif", sigma=(1, 1, 0), executor="threading", overwrite=True)
 assert_type(fg.gpu_status(), GPUStatus)
 assert_type(fg.__version__, str)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, parse_reference, whole_number
+from flowreg_gpu.cli.options import add_execution, add_files, chosen_files, parse_reference, whole_number
 from flowreg_gpu.cli.progress import ProgressBar
-from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
+from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.apply import FlowApplication
 
 __all__ = ["add_arguments", "run"]
@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Several inputs are one recording, of as many frames, rows and columns as the flow."
     )
     parser.add_argument("flow", metavar="FLOW", help="saved flow: .h5, .hdf5, .tif or .tiff")
-    parser.add_argument("input", nargs="+", metavar="IN", help="TIFF, ImageJ, OME-TIFF or ScanImage recording")
-    parser.add_argument("output", metavar="OUT", help="warped TIFF, with the input's shape, axes and dtype")
+    add_files(parser, "warped")
     parser.add_argument(
         "--reference",
         metavar="R",
@@ -31,17 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
     parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
     parser.add_argument("--batch", type=whole_number, metavar="N", help="frames computed at a time (by their size)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_execution(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Check everything, warp, and say what came out; the exit status."""
     try:
+        inputs, output = chosen_files(chosen)
         application = FlowApplication(
             chosen.flow,
-            chosen.input,
-            chosen.output,
+            inputs,
+            output,
             reference=parse_reference(chosen.reference),
             interpolation=chosen.interpolation,
             axes=chosen.axes,
@@ -54,13 +53,14 @@ def run(chosen: argparse.Namespace) -> int:
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         return say(error, WRONG_USAGE)
 
-    def work() -> None:
+    def work() -> int:
         with application, ProgressBar(not chosen.no_progress) as bar:
             summary = application.run(bar)
-        print(summary)
+        tell(summary)
         unmoved = int((summary.statistics["max_disp"] == 0).sum())
         if unmoved:
-            print(f"frames with zero flow, left as they were: {unmoved}")
-        print(f"reference: {application.reference_source}\nwarped: {chosen.output}")
+            tell(f"frames with zero flow, left as they were: {unmoved}")
+        tell(f"reference: {application.reference_source}", f"warped: {output}")
+        return FAILED if summary.changed_inputs else 0
 
     return attempt(work)

@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import Options
 
-__all__ = ["add_execution", "add_options", "chosen_options", "parse_reference", "whole_number"]
+__all__ = [
+    "add_execution",
+    "add_files",
+    "add_keeping",
+    "add_options",
+    "chosen_files",
+    "chosen_options",
+    "parse_reference",
+    "whole_number",
+]
 
 Value = TypeVar("Value")
 
@@ -24,6 +33,23 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
+def add_files(parser: argparse.ArgumentParser, result: str) -> None:
+    """Add the inputs and the output, which holds a `result`, and whether that may replace a file."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="IN",
+        help="TIFF, ImageJ, OME-TIFF or ScanImage recording; without -o, the last is OUT",
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", help=f"{result} TIFF, with the input's shape, axes and dtype")
+    add_keeping(parser)
+
+
+def add_keeping(parser: argparse.ArgumentParser) -> None:
+    """Add the flag without which no file is replaced."""
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs, complete or partial, that exist")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --options, and a flag for every parameter of `Options`."""
     group = parser.add_argument_group("flow model", "Names, meaning and defaults are those of flowreg_gpu.Options.")
@@ -31,6 +57,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(Options):
         flags = [f"--{field.name.replace('_', '-')}", *([f"--{field.name}"] if "_" in field.name else [])]
         group.add_argument(*flags, dest=f"option_{field.name}", type=_parser(field), metavar="X", help=_help(field))
+
+
+def chosen_files(chosen: argparse.Namespace) -> tuple[list[str], str]:
+    """Inputs and output; ValueError where one is missing, or where an input could be taken for the output."""
+    if chosen.output is not None:
+        return chosen.files, chosen.output
+    *inputs, output = chosen.files
+    if not inputs:
+        raise ValueError(f"{output!r} is the only file named, expected an input and an output: IN -o OUT")
+    if chosen.overwrite and len(inputs) > 1:
+        # raw_*.tif --overwrite, with OUT forgotten, would replace a recording
+        raise ValueError("with several inputs, --overwrite needs the output named by -o OUT")
+    return inputs, output
 
 
 def chosen_options(chosen: argparse.Namespace) -> Options:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, add_options, chosen_options, parse_reference, whole_number
+from flowreg_gpu.cli.options import (
+    add_execution,
+    add_files,
+    add_options,
+    chosen_files,
+    chosen_options,
+    parse_reference,
+    whole_number,
+)
 from flowreg_gpu.cli.progress import ProgressBar
-from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
+from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.reference import DEFAULT_FRAMES
 
@@ -16,8 +24,10 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.description = "Register a TIFF recording to a reference; several inputs are one recording."
-    parser.add_argument("input", nargs="+", metavar="IN", help="TIFF, ImageJ, OME-TIFF or ScanImage recording")
-    parser.add_argument("output", metavar="OUT", help="registered TIFF, with the input's shape, axes and dtype")
+    add_files(parser, "registered")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run of the same arguments that ended early, if there is one"
+    )
     frames = f"{DEFAULT_FRAMES.start}:{DEFAULT_FRAMES.stop}"
     parser.add_argument(
         "--reference", metavar="R", help=f"image file, taken as it is, or frames START:STOP, averaged ({frames})"
@@ -42,9 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Check everything, register, and say what came out; the exit status."""
     try:
+        inputs, output = chosen_files(chosen)
         registration = FileRegistration(
-            chosen.input,
-            chosen.output,
+            inputs,
+            output,
             chosen.flow,
             axes=chosen.axes,
             channels=chosen.channels,
@@ -54,16 +65,20 @@ def run(chosen: argparse.Namespace) -> int:
             n_workers=chosen.workers,
             batch=chosen.batch,
             verify=chosen.verify,
+            resume=chosen.resume,
+            overwrite=chosen.overwrite,
         )
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         return say(error, WRONG_USAGE)
 
-    def work() -> None:
+    def work() -> int:
         with registration, ProgressBar(not chosen.no_progress) as bar:
+            if registration.resumed_at:
+                tell(f"going on after {registration.resumed_at} frames of an earlier run")
             summary = registration.run(bar)
-        print(summary)
-        print(f"registered: {chosen.output}\nstatistics: {registration.statistics_file}")
+        tell(summary, f"registered: {output}", f"statistics: {registration.statistics_file}")
         if chosen.flow:
-            print(f"flow: {chosen.flow}")
+            tell(f"flow: {chosen.flow}")
+        return FAILED if summary.changed_inputs else 0
 
     return attempt(work)

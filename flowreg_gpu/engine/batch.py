@@ -66,6 +66,12 @@ class FlowMean:
             self.total = flow.astype(np.float64) if self.total is None else self.total + flow
         self.count += int(np.count_nonzero(unflagged(statistics)))
 
+    def copy(self) -> FlowMean:
+        """The mean as it is now."""
+        copied = FlowMean()
+        copied.count, copied.total = self.count, self.total  # add() makes a new array
+        return copied
+
     def planes(self, otherwise: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean (2, H, W), or another flow where no frame counts."""
         return (self.total / self.count).astype(np.float32) if self.total is not None and self.count else otherwise
@@ -86,7 +92,7 @@ class Batch:
     planes : (n, C, H, W) float32 or None
         Preprocessed frames, where the job has no preprocessing.
     flow : (n, 2, H, W) float32 or None
-        Flow of every frame, pixels, where the job is to warp only.
+        Flow of every frame, pixels, where the job is to warp only; it is not returned.
     keep_flow : bool
         False lets the executor leave the flow out of its result.
     mean, averaged : FlowMean or None, int
@@ -110,22 +116,31 @@ class Batch:
         """Frames to register."""
         return len(self.frames) - 2 * self.halo
 
+    @property
+    def flows(self) -> int:
+        """Frames, the last ones, whose flow is wanted: by the caller, or for the mean."""
+        if self.keep_flow and self.flow is None:
+            return self.count
+        return 0 if self.mean is None else self.averaged
+
     def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
         """Raw frames with halo, and planes or flow where there are any, that frames `first` to `stop` need."""
         own = [array[first:stop] for array in (self.planes, self.flow) if array is not None]
         return [self.frames[first : stop + 2 * self.halo], *own]
 
-    def since(self, first: int, progress: Progress | None) -> Batch:
-        """The frames from `first` on, with another callback."""
-        planes, flow = (None if array is None else array[first:] for array in (self.planes, self.flow))
-        return dataclasses.replace(self, frames=self.frames[first:], planes=planes, flow=flow, progress=progress)
+    def part(self, first: int, stop: int, progress: Progress | None) -> Batch:
+        """The frames from `first` to `stop`, with those of their flows that are averaged, and another callback."""
+        frames = self.frames[first : stop + 2 * self.halo]
+        planes, flow = (None if array is None else array[first:stop] for array in (self.planes, self.flow))
+        averaged = max(stop - max(first, self.count - self.averaged), 0)
+        return dataclasses.replace(self, frames=frames, planes=planes, flow=flow, averaged=averaged, progress=progress)
 
 
 class BatchResult(NamedTuple):
     """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
 
     `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
-    was not asked for, and is where it was given, `statistics` (n, 8) float64 has the columns `STATISTICS`.
+    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
     """
 
     registered: NDArray[Any]

@@ -72,8 +72,8 @@ class RegistrationTask(WarpTask):
 
     Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
     `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
-    `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C), `flow`
-    (n, H, W, 2) float32, `statistics` (n, 8) float64.
+    `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C),
+    `statistics` (n, 8) float64, and `flow` (m, H, W, 2) float32: of the last m frames, those whose flow is wanted.
     """
 
     preprocessing: Preprocessing | None
@@ -110,4 +110,6 @@ class RegistrationTask(WarpTask):
         return flow
 
     def _keep_flow(self, arrays: Mapping[str, NDArray[Any]], index: int, flow: NDArray[np.float32]) -> None:
-        np.stack(tuple(flow), axis=-1, out=arrays["flow"][index])  # four times as fast as copying a transposed view
+        row = index - (len(arrays["registered"]) - len(arrays["flow"]))
+        if row >= 0:
+            np.stack(tuple(flow), axis=-1, out=arrays["flow"][row])  # four times as fast as copying a transposed view

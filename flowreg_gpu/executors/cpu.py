@@ -40,34 +40,35 @@ class CPUExecutor(BaseExecutor):
     def start_recording(self, job: WarpJob) -> None:
         """Take what all following batches share."""
         self._put("reference", job.reference, np.float32)
-        self._job = job
-        if not isinstance(job, Job):
-            self._task = WarpTask(job.options)
-            return
-        for name in ("reference_planes", "weight", "mean_weight"):
-            self._put(name, getattr(job, name), np.float32)
-        self._task = RegistrationTask(job.options, job.preprocessing)
+        self._job, self._task = job, WarpTask(job.options)
+        if isinstance(job, Job):
+            for name in ("reference_planes", "weight", "mean_weight"):
+                self._put(name, getattr(job, name), np.float32)
+            self._task = RegistrationTask(job.options, job.preprocessing)
+
+    def _checked(self, batch: Batch) -> WarpJob:
+        """The job that a batch belongs to; RuntimeError or ValueError where it belongs to none."""
+        if self._job is None:
+            raise RuntimeError("register_batch was called before start_recording")
+        self._job.check(batch)
+        return self._job
 
     def register_batch(self, batch: Batch) -> BatchResult:
         """Register one batch; see `BaseExecutor.register_batch`."""
-        if self._task is None or self._job is None:
-            raise RuntimeError("register_batch was called before start_recording")
-        self._job.check(batch)
+        self._checked(batch)
+        assert self._task is not None  # it comes with the job
         frames, count = batch.frames, batch.count
         self._put("frames", frames, frames.dtype)
         for name, array in (("start", batch.start), ("planes", batch.planes), ("given_flow", batch.flow)):
             if array is not None:
                 self._put(name, array, np.float32)
-        result = BatchResult(
-            self._allocate("registered", (count, *frames.shape[1:]), frames.dtype),
-            None if batch.flow is not None else self._allocate("flow", (count, *frames.shape[1:3], 2), np.float32),
-            self._allocate("statistics", (count, len(STATISTICS)), np.float64),
-        )
+        registered = self._allocate("registered", (count, *frames.shape[1:]), frames.dtype)
+        flow = self._allocate("flow", (batch.flows, *frames.shape[1:3], 2), np.float32)
+        statistics = self._allocate("statistics", (count, len(STATISTICS)), np.float64)
         self._run(self._task, range(count), batch.progress)
         if batch.mean is not None:
-            assert result.flow is not None
-            batch.mean.add(result.flow[count - batch.averaged :], result.statistics[count - batch.averaged :])
-        return result
+            batch.mean.add(flow[batch.flows - batch.averaged :], statistics[count - batch.averaged :])
+        return BatchResult(registered, flow if batch.keep_flow and batch.flow is None else None, statistics)
 
 
 class LocalExecutor(CPUExecutor):

@@ -16,8 +16,9 @@ from flowreg_gpu.io.base import (
 )
 from flowreg_gpu.io.flow import FlowOrigin, FlowReader, FlowWriter, recording_digest
 from flowreg_gpu.io.hdf5 import Hdf5FlowReader, Hdf5FlowWriter
+from flowreg_gpu.io.lock import open_held
 from flowreg_gpu.io.pending import PendingFile, check_output, partial_name
-from flowreg_gpu.io.reserved import ReservedFileWriter
+from flowreg_gpu.io.reserved import ReservedFileWriter, sync_file
 from flowreg_gpu.io.tiff import TiffFlowReader, TiffFlowWriter, TiffReader, TiffWriter, read_image
 
 __all__ = [
@@ -43,15 +44,24 @@ __all__ = [
     "keep_partials",
     "open_flow_reader",
     "open_flow_writer",
+    "open_held",
     "partial_name",
     "read_image",
     "recording_digest",
     "supported_dtype",
+    "sync_file",
 ]
 
 
 def open_flow_writer(
-    path: PathLike, n_frames: int, height: int, width: int, origin: FlowOrigin | None = None
+    path: PathLike,
+    n_frames: int,
+    height: int,
+    width: int,
+    origin: FlowOrigin | None = None,
+    *,
+    overwrite: bool = False,
+    resume_at: int | None = None,
 ) -> FlowWriter:
     """Return the writer of displacement fields that the extension of `path` asks for.
 
@@ -63,6 +73,10 @@ def open_flow_writer(
         Size of the recording; the writer takes (n, H, W, 2) float32.
     origin : FlowOrigin or None
         What the flow was made with; then `write_reference` adds the reference.
+    overwrite : bool
+        Whether an older file, and an older partial file, are replaced.
+    resume_at : int, optional
+        Frames that the partial file holds already; None begins a new one.
 
     Raises
     ------
@@ -70,7 +84,7 @@ def open_flow_writer(
         Another extension.
     """
     writers: dict[str, type[Hdf5FlowWriter] | type[TiffFlowWriter]] = {"HDF5": Hdf5FlowWriter, "TIFF": TiffFlowWriter}
-    return writers[_flow_format(path)](path, n_frames, height, width, origin)
+    return writers[_flow_format(path)](path, n_frames, height, width, origin, overwrite=overwrite, resume_at=resume_at)
 
 
 def open_flow_reader(path: PathLike) -> FlowReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ def _import_h5py() -> Any:
 class Hdf5FlowWriter(FlowWriter):
     """Displacement fields into the dataset ``/flow`` of an HDF5 file.
 
-    The dataset is (T, H, W, 2) float32, one chunk a frame; its attributes state the convention of the flow. Where the
-    origin is told, they state it too, and ``/reference`` is (H, W, C) float32.
+    The dataset is (T, H, W, 2) float32, one chunk a frame; its attributes state the convention of the flow. Where
+    the origin is told, they state it too, and ``/reference`` is (H, W, C) float32.
 
     Parameters
     ----------
@@ -44,42 +45,77 @@ class Hdf5FlowWriter(FlowWriter):
         Size of the recording.
     origin : FlowOrigin or None
         What the flow was made with.
+    overwrite : bool
+        Whether an older file, and an older partial file, are replaced.
+    resume_at : int, optional
+        Frames that the partial file holds already; None begins a new one.
 
     Raises
     ------
     ModuleNotFoundError
         h5py is not installed.
-    FileNotFoundError, PermissionError, OSError
-        The folder does not exist, takes no new file, or has too little space.
+    FileNotFoundError, PermissionError, FileExistsError, OSError
+        As `PendingFile`.
     """
 
     def __init__(
-        self, path: PathLike, n_frames: int, height: int, width: int, origin: FlowOrigin | None = None
+        self,
+        path: PathLike,
+        n_frames: int,
+        height: int,
+        width: int,
+        origin: FlowOrigin | None = None,
+        *,
+        overwrite: bool = False,
+        resume_at: int | None = None,
     ) -> None:
-        h5py = _import_h5py()
+        self._h5py: Any = _import_h5py()
         super().__init__((n_frames, height, width, 2), np.float32)
+        self._origin = origin
         n_bytes = n_frames * (height * width * 8 + BYTES_PER_CHUNK)
         if origin is not None:
             self._reference_shape = (height, width, origin.n_channels)
             n_bytes += height * width * origin.n_channels * 4
-        with self._reserve(path, n_bytes), h5py.File(self._pending.path, "w") as file:
-            self._offsets = self._lay_out(h5py, file)
-            if origin is not None:
-                self._note_origin(file, origin)
+        self._reserve(path, n_bytes, overwrite, resume_at)
 
-    def _lay_out(self, h5py: Any, file: Any) -> NDArray[np.int64]:
-        """Create the dataset with a place for every frame; return these places."""
+    def _open_file(self, mode: str) -> Any:
+        return self._h5py.File(self.pending.path, mode, locking=False)  # the run holds it already
+
+    def _lay_out(self) -> None:
+        with self._open_file("w") as file:
+            dataset = self._create_dataset(file)
+            dataset.attrs["axes"] = "TYXC"
+            dataset.attrs["convention"] = FLOW_CONVENTION
+            dataset.attrs["units"] = "pixels"
+            if self._origin is not None:
+                for name in _ORIGIN:
+                    dataset.attrs[name] = np.bytes_(getattr(self._origin, name).encode())
+                file.create_dataset("reference", data=np.full(self._reference_shape, np.nan, np.float32))
+            self._note_places(file)
+
+    def _find_places(self) -> None:
+        with self._open_file("r") as file:
+            self._note_places(file)
+
+    def _note_places(self, file: Any) -> None:
+        self._offsets = self._chunk_offsets(file["flow"])
+        if "reference" in file:
+            self._reference_offset = int(file["reference"].id.get_offset())
+
+    def _create_dataset(self, file: Any) -> Any:
+        """Create the dataset with a place for every frame."""
+        h5py = self._h5py
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_chunk((1, *self.shape[1:]))
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        creation.set_obj_track_times(False)  # the same frames make the same file, to the last byte
         space = h5py.h5s.create_simple(self.shape)
-        dataset = h5py.Dataset(
+        return h5py.Dataset(
             h5py.h5d.create(file.id, b"flow", h5py.h5t.py_create(self.dtype, logical=True), space, creation)
         )
-        dataset.attrs["axes"] = "TYXC"
-        dataset.attrs["convention"] = FLOW_CONVENTION
-        dataset.attrs["units"] = "pixels"
+
+    def _chunk_offsets(self, dataset: Any) -> NDArray[np.int64]:
         offsets = np.empty(self.n_frames, np.int64)
 
         def note(chunk: Any) -> None:
@@ -89,15 +125,12 @@ class Hdf5FlowWriter(FlowWriter):
         dataset.id.chunk_iter(note)
         return offsets
 
-    def _note_origin(self, file: Any, origin: FlowOrigin) -> None:
-        for name in _ORIGIN:
-            file["flow"].attrs[name] = np.bytes_(getattr(origin, name).encode())
-        unknown = np.full(self._reference_shape, np.nan, np.float32)
-        self._reference_offset = int(file.create_dataset("reference", data=unknown).id.get_offset())
-
     def _store(self, frames: NDArray[Any], start: int) -> None:
         for i, frame in enumerate(frames, start):
             self._write_bytes(int(self._offsets[i]), np.ascontiguousarray(frame, self.dtype))
+
+    def _places(self, frame: int) -> Iterator[tuple[int, int]]:
+        yield int(self._offsets[frame]), self.height * self.width * 8
 
 
 class Hdf5FlowReader(FlowReader):

@@ -95,6 +95,8 @@ def register_file(
     n_workers: int | None = None,
     batch: int | None = None,
     verify: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> Summary:
@@ -114,6 +116,11 @@ def register_file(
     verify : int
         Number of frames, spread over the recording, that are registered on the CPU too; the summary says how they
         compare, and a RuntimeWarning if the flows differ more than rounding explains.
+    resume : bool
+        Go on with a run of the same arguments that ended early, for whatever reason, after the last batch that it
+        wrote; the result is that of an uninterrupted run. Without one, begin.
+    overwrite : bool
+        Replace outputs, complete or partial, that exist.
     executor, reference, options, n_workers, batch, progress, **overrides
         As in `register`.
 
@@ -124,9 +131,9 @@ def register_file(
     Raises
     ------
     ValueError, TypeError, OSError
-        Input that cannot be registered or an output that cannot be written; raised before any work is done. A
-        fault in the middle leaves nothing under the final names; the frames finished by then are kept in files with
-        ``.partial`` before the extension, and a RuntimeWarning names them.
+        Input that cannot be registered, or an output that exists or cannot be written; raised before any work is
+        done. A fault in the middle leaves nothing under the final names; the frames finished by then are kept in files
+        with ``.partial`` before the extension, and a RuntimeWarning names them.
     """
     with FileRegistration(
         source,
@@ -140,6 +147,8 @@ def register_file(
         n_workers=n_workers,
         batch=batch,
         verify=verify,
+        resume=resume,
+        overwrite=overwrite,
     ) as registration:
         return registration.run(progress)
 

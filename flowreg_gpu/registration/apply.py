@@ -27,7 +27,7 @@ from flowreg_gpu.io import (
     recording_digest,
 )
 from flowreg_gpu.options import Options, positive_integer
-from flowreg_gpu.registration.files import check_extension
+from flowreg_gpu.registration.files import check_extension, note_changed_inputs, stamp
 from flowreg_gpu.registration.loop import FrameCounter, StageProgress, default_batch, replace_nonfinite
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, Selection, resolve_reference
@@ -87,9 +87,10 @@ class FlowApplication:
             self._owns_executor = not isinstance(executor, BaseExecutor)
             self.executor = create_executor(executor, n_workers)
             self.batch = batch or default_batch(reader, self.executor, reader.n_frames)
-            named = [reference] if isinstance(reference, str | os.PathLike) else []
-            for output in (target, partial_name(target)):
-                check_output(output, [*reader.paths, flow_file, *named], overwrite or output is not target)
+            named = [os.fspath(reference)] if isinstance(reference, str | os.PathLike) else []
+            self._inputs = {path: stamp(path) for path in (*reader.paths, self._flow.path, *named)}
+            check_output(target, list(self._inputs), overwrite=overwrite)
+            check_output(partial_name(target), list(self._inputs), overwrite=True)  # the writer knows whether it may
             self._writer = TiffWriter(
                 target,
                 n_frames=reader.n_frames,
@@ -98,6 +99,7 @@ class FlowApplication:
                 n_channels=reader.n_channels,
                 dtype=reader.dtype,
                 like=reader,
+                overwrite=overwrite,
             )
             stack.callback(self._writer.abort)
             self._stack = stack.pop_all()
@@ -114,7 +116,10 @@ class FlowApplication:
         began = time.perf_counter()
         statistics: list[NDArray[np.float64]] = []
         try:
-            with self.executor if self._owns_executor else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if self._owns_executor:
+                    stack.enter_context(self.executor)
+                stack.enter_context(self.executor.in_use())
                 reference = self._build_reference(report)
                 count = FrameCounter(report, "frames", self._reader.n_frames)
                 with WriteBehind([self._writer]) as writing:
@@ -128,7 +133,7 @@ class FlowApplication:
         except BaseException:
             keep_partials([self._writer])
             raise
-        return Summary.from_statistics(
+        summary = Summary.from_statistics(
             np.concatenate(statistics),
             seconds=time.perf_counter() - began,
             executor=self.executor.backend,
@@ -136,6 +141,7 @@ class FlowApplication:
             nonfinite_pixels=nonfinite,
             verification=None,
         )
+        return note_changed_inputs(summary, self._inputs)
 
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         """The reference: given, or the mean of frames that are warped by their flows, without those that are flagged.

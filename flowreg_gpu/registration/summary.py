@@ -37,6 +37,10 @@ class Summary:
         reference).
     verification : Verification or None
         Comparison with the CPU, where it was asked for.
+    resumed_at : int
+        Frames that an earlier run had finished, where this one went on with it.
+    changed_inputs : tuple of str
+        Files that were changed while they were read: the output may mix old and new frames.
     """
 
     n_frames: int
@@ -48,11 +52,13 @@ class Summary:
     diverged_frames: int
     nonfinite_pixels: int
     verification: Verification | None = None
+    resumed_at: int = 0
+    changed_inputs: tuple[str, ...] = ()
 
     @property
     def frames_per_second(self) -> float:
-        """Frames per second of wall-clock time."""
-        return self.n_frames / self.seconds
+        """Frames registered by this run per second of wall-clock time."""
+        return (self.n_frames - self.resumed_at) / max(self.seconds, 1e-9)
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
@@ -61,8 +67,10 @@ class Summary:
         return flags
 
     def __str__(self) -> str:
+        went_on = f", after {self.resumed_at} of an earlier run" if self.resumed_at else ""
         lines = [
-            f"{self.n_frames} frames in {self.seconds:.1f} s ({self.frames_per_second:.1f} frames/s, {self.executor})",
+            f"{self.n_frames - self.resumed_at} frames in {self.seconds:.1f} s "
+            f"({self.frames_per_second:.1f} frames/s, {self.executor}){went_on}",
         ]
         used = {name: values[~self.flagged] for name, values in self.statistics.items()}
         if len(used["mean_disp"]):
@@ -91,6 +99,7 @@ class Summary:
         reference: NDArray[np.float32],
         nonfinite_pixels: int,
         verification: Verification | None,
+        resumed_at: int = 0,
     ) -> Summary:
         """Summary of frames with the statistics (T, 8) of `STATISTICS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(STATISTICS, statistics.T, strict=True))
@@ -115,4 +124,5 @@ class Summary:
             diverged,
             nonfinite_pixels,
             verification,
+            resumed_at,
         )

@@ -1,6 +1,7 @@
 """What the pool and its workers say to each other through pipes; frames never pass through them.
 
-To a worker go a `Preparation`, a range of frames to handle, or None: begin no further frame. It answers with reports.
+To a worker go a `Preparation`, which the descriptors of its blocks follow, an `Order`, or None: begin no further frame.
+It answers with reports.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.workers.blocks import ArrayPlace
 
-__all__ = ["Failure", "FrameTask", "Preparation", "Report", "WorkerTraceback", "pickled_task"]
+__all__ = ["Failure", "FrameTask", "Order", "Preparation", "Report", "WorkerTraceback", "pickled_task"]
 
 
 class FrameTask(Protocol):
@@ -57,6 +58,13 @@ class Preparation(NamedTuple):
 
     task: bytes | None  # pickled; None: let go of task and arrays
     arrays: list[ArrayPlace]
+
+
+class Order(NamedTuple):
+    """Frames to handle."""
+
+    frames: range
+    every_frame: bool  # whether each is to be reported when it is finished, else a few times a second
 
 
 class WorkerTraceback(Exception):

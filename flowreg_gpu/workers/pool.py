@@ -1,7 +1,7 @@
 """One spawned pool and one set of shared-memory blocks for a whole recording, for any function of its frames.
 
-The stacks lie in shared memory; what the pool sends are a pickled task with the names of the blocks, once, and then
-ranges of frame indices. The workers send back counts of finished frames.
+The stacks lie in shared memory; what the pool sends are a pickled task and the descriptors of the blocks, once, and
+then ranges of frame indices. The workers send back counts of finished frames.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import contextlib
 import math
 import operator
 import os
-import signal
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import process
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
 
@@ -23,16 +22,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.options import positive_integer
-from flowreg_gpu.workers.blocks import ArrayPlace, Block, new_block, unlink_block
-from flowreg_gpu.workers.messages import Failure, FrameTask, Preparation, Report, pickled_task
-from flowreg_gpu.workers.worker import (
-    GRACE_SECONDS,
-    Worker,
-    environment,
-    interrupt_blocked,
-    start_worker,
-    stop_workers,
-)
+from flowreg_gpu.workers.blocks import ArrayPlace, Block, SharedMemoryError, new_block
+from flowreg_gpu.workers.dispatch import Dispatch
+from flowreg_gpu.workers.group import GUARD_HINT, WorkerGroup
+from flowreg_gpu.workers.messages import FrameTask, Preparation, pickled_task
+from flowreg_gpu.workers.worker import stop_workers
 
 __all__ = ["THREAD_VARIABLES", "FramePool", "default_workers"]
 
@@ -50,7 +44,6 @@ THREAD_VARIABLES = (
 _ALLOCATOR_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 
 _LONGEST_CHUNK = 16  # frames; with longer ones, an order would not cost noticeably less
-_GUARD_HINT = 'a script must start workers under `if __name__ == "__main__":`, because every worker imports the script'
 
 
 def default_workers() -> int:
@@ -80,6 +73,8 @@ class FramePool:
         Number of processes; by default `default_workers()`.
     threads_per_worker : int
         Thread limit of OpenMP, BLAS, numexpr and Numba in each worker.
+    memory_hint : str
+        What the caller can do where memory runs out; ends messages about that.
 
     Attributes
     ----------
@@ -93,7 +88,8 @@ class FramePool:
 
     Notes
     -----
-    The workers are spawned at the first `run` and stay until `close`. Use one pool from one thread only.
+    The workers are spawned at the first `run` and stay until `close`. One thread at a time uses a pool: a call that
+    finds another under way raises RuntimeError.
 
     Examples
     --------
@@ -116,15 +112,21 @@ class FramePool:
 
     n_workers: int
 
-    def __init__(self, n_workers: int | None = None, threads_per_worker: int = 1) -> None:
+    def __init__(
+        self, n_workers: int | None = None, threads_per_worker: int = 1, *, memory_hint: str = "smaller arrays"
+    ) -> None:
         self.n_workers = default_workers() if n_workers is None else positive_integer("n_workers", n_workers)
-        self._threads = positive_integer("threads_per_worker", threads_per_worker)
-        self._workers: list[Worker] = []
+        threads = str(positive_integer("threads_per_worker", threads_per_worker))
+        self._memory_hint = memory_hint
+        variables = {**dict.fromkeys(THREAD_VARIABLES, threads), **_ALLOCATOR_VARIABLES}
+        self._group = WorkerGroup(self.n_workers, variables, memory_hint)
         self._blocks: dict[str, Block] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
         self._sent_task: FrameTask | None = None
+        self._lock = threading.Lock()
+        self._user: int | None = None  # the thread that holds the lock
         # not a method: the finalizer must not keep the pool alive
-        self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._blocks, os.getpid())
+        self._finalizer = weakref.finalize(self, _shut_down, self._group, self._blocks, os.getpid())
 
     def __enter__(self) -> FramePool:
         return self
@@ -154,7 +156,8 @@ class FramePool:
         Raises
         ------
         RuntimeError
-            If there is not enough shared memory (nothing is left under `name` then), or the pool is closed.
+            If there is not enough shared memory (a `SharedMemoryError`; nothing is left under `name` then), or the
+            pool is closed, or in use by another call.
         TypeError
             If `dtype` holds Python objects.
         ValueError
@@ -165,26 +168,31 @@ class FramePool:
         Earlier arrays of that name no longer belong to the pool: they share memory with the new one if the block was
         reused, else they keep the memory of the old block from being freed. Arrays stay readable after `close`.
         """
-        self._check_usable()
         kind = np.dtype(dtype)
         shape = tuple(operator.index(length) for length in shape)
         if kind.hasobject:
             raise TypeError(f"{name!r}: dtype={kind} holds Python objects, which cannot be shared between processes")
         if any(length < 0 for length in shape):
             raise ValueError(f"{name!r}: {shape=} has negative entries")
-        array = self._arrays.get(name)
-        if array is not None and array.shape == shape and array.dtype == kind:
-            return array
+        with self._in_use():
+            array = self._arrays.get(name)
+            if array is None or array.shape != shape or array.dtype != kind:
+                del array
+                self._replace(name, shape, kind)
+            return self._arrays[name]
 
+    def _replace(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Make an array, in the block that is there if it is large enough."""
         self._sent_task = None  # it was prepared with other arrays
-        size = math.prod(shape) * kind.itemsize
-        if array is not None and size > len(self._blocks[name].mapping):
-            del array
+        size = math.prod(shape) * dtype.itemsize
+        if name in self._blocks and size > len(self._blocks[name].mapping):
             self._release(name)
         if name not in self._blocks:
-            self._blocks[name] = new_block(name, size)
-        self._arrays[name] = np.ndarray(shape, kind, self._blocks[name].mapping)
-        return self._arrays[name]
+            try:
+                self._blocks[name] = new_block(name, size)
+            except SharedMemoryError as error:
+                raise SharedMemoryError(f"{error}; try {self._memory_hint}") from error
+        self._arrays[name] = np.ndarray(shape, dtype, self._blocks[name].mapping)
 
     def start(self) -> None:
         """Start the workers and wait until they are ready; `run` does so if they are not running.
@@ -195,19 +203,21 @@ class FramePool:
             If a worker ends before it is ready, if this process is a worker that imports an unguarded main script, or
             if the pool is closed.
         """
-        self._check_usable()
-        if self._workers:
-            return
-        with self._stopping_on_error():
-            variables = {**dict.fromkeys(THREAD_VARIABLES, str(self._threads)), **_ALLOCATOR_VARIABLES}
-            with environment(variables), interrupt_blocked():
-                for _ in range(self.n_workers):
-                    self._workers.append(start_worker())
-            self._await_idle()
-            for worker in self._workers:
-                worker.ready = True
+        with self._in_use():
+            self._start()
 
-    def run(self, task: FrameTask, indices: range, progress: Callable[[int], None] | None = None) -> None:
+    def _start(self) -> None:
+        if not self._group.workers:
+            self._sent_task = None
+            self._group.start()
+
+    def run(
+        self,
+        task: FrameTask,
+        indices: range,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+    ) -> None:
         """Let the workers handle frames.
 
         Parameters
@@ -219,32 +229,74 @@ class FramePool:
             The frames to handle.
         progress : callable, optional
             Called with the number of newly finished frames, in this process, while the workers go on.
+        timeout : float, optional
+            Seconds that a frame may take.
 
         Raises
         ------
         TypeError
             If the task cannot be pickled, or not be loaded in a worker.
+        TimeoutError
+            If a frame takes too long. The workers are stopped then.
         RuntimeError
-            If a worker dies (the next run starts new ones), or the pool is closed.
+            If a worker dies (the next run starts new ones), or the pool is closed, or in use by another call.
         Exception
             What the task raised, with the worker's traceback as its cause. Frames that had been begun are finished
             then, the others not begun; the pool remains usable.
         """
-        self._check_usable()
         if not indices:
+            self._check_usable()
             return
-        preparation = None if task is self._sent_task else Preparation(pickled_task(task), self._array_places())
-        self.start()
-        with self._stopping_on_error():
-            failure = None if preparation is None else self._prepare(preparation)
-            if failure is None:
+        chunks = _chunks(indices, self.n_workers)
+        with self.dispatching(task, progress, timeout) as dispatch:
+            while True:
+                while dispatch.accepts and (chunk := next(chunks, None)) is not None:
+                    dispatch.order(chunk)
+                if not dispatch.works:
+                    break
+                dispatch.wait()
+
+    @contextlib.contextmanager
+    def dispatching(
+        self,
+        task: FrameTask,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+        in_order: bool = False,
+    ) -> Iterator[Dispatch]:
+        """Have the workers prepare a task; the block hands frames out. What `run` does, for frames that come by and by.
+
+        Parameters and exceptions are those of `run`; `in_order` says whether chunks before one that failed are
+        finished. Leaving the block waits until all workers are idle, and raises what the task raised.
+        """
+        with self._in_use():
+            # not before the task is pickled: one that cannot be sent needs no workers
+            preparation = None
+            if task is not self._sent_task or not self._group.workers:
+                preparation = Preparation(pickled_task(task), self._array_places())
+            self._start()
+            if preparation is not None:
+                failure = self._group.prepare(preparation, list(self._blocks.values()))
+                if failure is not None:
+                    raise failure.exception()
                 self._sent_task = task
-                failure = self._hand_out(indices, progress or (lambda finished: None))
-        if failure is not None:
-            raise failure.exception()
+            dispatch = Dispatch(self._group, progress, timeout, in_order)
+            with self._group.stopping_on_error():
+                yield dispatch
+                dispatch.drain()
+            if dispatch.failure is not None:
+                raise dispatch.failure.exception()
 
     def close(self) -> None:
-        """End the workers and remove the blocks; arrays stay readable. May be called again."""
+        """End the workers and let go of the blocks; arrays stay readable. May be called again.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread uses the pool.
+        """
+        if self._user not in (None, threading.get_ident()):  # an interrupted call of this thread may still hold it
+            raise RuntimeError("the pool cannot be closed: another thread uses it")
         self._finalizer()
         self._arrays.clear()
         self._sent_task = None
@@ -254,101 +306,37 @@ class FramePool:
             raise RuntimeError("the pool is closed")
         if getattr(process.current_process(), "_inheriting", False):
             # also before a block is made: otherwise each worker would first read in the recording
-            raise RuntimeError(f"a worker process is about to start workers while it is being started: {_GUARD_HINT}")
+            raise RuntimeError(f"a worker process is about to start workers while it is being started: {GUARD_HINT}")
+        if process.current_process().daemon:
+            raise RuntimeError(
+                "this process is a daemon, as the workers of a multiprocessing.Pool are: it has no workers"
+            )
 
     @contextlib.contextmanager
-    def _stopping_on_error(self) -> Iterator[None]:
-        """Stop the workers on a dead worker, an interrupt, a raising `progress`: nobody knows what is in the pipes."""
+    def _in_use(self) -> Iterator[None]:
+        """Hold the pool for one call; RuntimeError where another holds it, or it cannot be used at all."""
+        self._check_usable()
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("the pool is in use by another call, in another thread or around this one")
         try:
+            self._user = threading.get_ident()
             yield
-        except BaseException:
-            self._sent_task = None
-            stop_workers(self._workers)
-            raise
+        finally:
+            self._user = None
+            self._lock.release()
 
     def _release(self, name: str) -> None:
         del self._arrays[name]
-        unlink_block(self._blocks.pop(name))
-        if self._workers:
-            # as long as a worker maps the old block, its memory is not free for the larger one
-            with self._stopping_on_error():
-                self._prepare(Preparation(None, []))
+        self._blocks.pop(name).close()
+        # as long as a worker maps the old block, its memory is not free for the larger one
+        self._group.prepare(Preparation(None, []), [])
 
     def _array_places(self) -> list[ArrayPlace]:
+        """Of all arrays, in the order of the blocks."""
         return [
-            ArrayPlace(name, self._blocks[name].memory.name, array.shape, array.dtype)
-            for name, array in self._arrays.items()
+            ArrayPlace(name, self._arrays[name].shape, self._arrays[name].dtype, len(block.mapping), block.tag)
+            for name, block in self._blocks.items()
         ]
-
-    def _prepare(self, preparation: Preparation) -> Failure | None:
-        for worker in self._workers:
-            self._order(worker, preparation)
-        return self._await_idle()
-
-    def _await_idle(self) -> Failure | None:
-        failure = None
-        busy = set(self._workers)
-        while busy:
-            for worker, report in self._reports(busy):
-                busy.discard(worker)
-                failure = failure or report.failure
-        return failure
-
-    def _hand_out(self, indices: range, progress: Callable[[int], None]) -> Failure | None:
-        """Give chunks to idle workers until all are handled or one failed; return with all workers idle."""
-        chunks = _chunks(indices, self.n_workers)
-        failure = None
-        busy = set()
-        for worker, chunk in zip(self._workers, chunks, strict=False):
-            self._order(worker, chunk)
-            busy.add(worker)
-        while busy:
-            for worker, report in self._reports(busy):
-                if report.idle:
-                    busy.discard(worker)
-                if report.failure is not None and failure is None:
-                    failure = report.failure
-                    for other in busy:
-                        self._order(other, None)
-                if report.idle and failure is None and (following := next(chunks, None)) is not None:
-                    self._order(worker, following)
-                    busy.add(worker)
-                if report.finished:
-                    progress(report.finished)
-        return failure
-
-    def _order(self, worker: Worker, order: Preparation | range | None) -> None:
-        try:
-            worker.connection.send(order)
-        except OSError as error:
-            raise RuntimeError(self._death(worker)) from error
-
-    def _reports(self, workers: Iterable[Worker]) -> list[tuple[Worker, Report]]:
-        """Wait until workers report or die; at most one report of each."""
-        source = {worker.connection: worker for worker in workers} | {
-            worker.process.sentinel: worker for worker in workers
-        }
-        reports = []
-        for worker in {source[item] for item in wait(list(source))}:  # type: ignore[index]
-            try:
-                if not worker.connection.poll():  # dead, but what its task has forked holds the pipe
-                    raise EOFError
-                reports.append((worker, worker.connection.recv()))
-            except (EOFError, OSError) as error:
-                raise RuntimeError(self._death(worker)) from error
-        return reports
-
-    def _death(self, worker: Worker) -> str:
-        worker.process.join(GRACE_SECONDS)  # its pipe ends before its exit code is known
-        code = worker.process.exitcode
-        how = f"was killed by {_signal_name(-code)}" if code is not None and code < 0 else f"ended with exit {code=}"
-        told = f"worker process {worker.process.pid} {how}"
-        if not worker.ready:
-            return f"{told} before it was ready: {_GUARD_HINT}; its own message is on stderr"
-        return (
-            f"{told} (SIGKILL is mostly the system's answer to memory running out): try fewer workers "
-            f'(n_workers={self.n_workers}), a smaller batch, or executor="threading"'
-        )
 
 
 def _chunks(indices: range, n_workers: int) -> Iterator[range]:
@@ -359,18 +347,11 @@ def _chunks(indices: range, n_workers: int) -> Iterator[range]:
         indices = indices[length:]
 
 
-def _shut_down(workers: list[Worker], blocks: dict[str, Block], owner: int) -> None:
+def _shut_down(group: WorkerGroup, blocks: dict[str, Block], owner: int) -> None:
     if os.getpid() != owner:  # a forked copy of the pool
         return
     try:
-        stop_workers(workers)
+        stop_workers(group.workers)
     finally:
         while blocks:
-            unlink_block(blocks.popitem()[1])
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # real-time signals have no names
-        return f"signal {number}"
+            blocks.popitem()[1].close()

@@ -10,19 +10,24 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from numpy.typing import NDArray
 
+from flowreg_gpu.workers.blocks import attach_arrays
 from flowreg_gpu.workers.messages import Failure, FrameTask, Preparation, Report
 
-__all__ = ["GRACE_SECONDS", "Worker", "environment", "interrupt_blocked", "start_worker", "stop_workers"]
+__all__ = ["GRACE_SECONDS", "Worker", "environment", "signals_blocked", "start_worker", "stop_workers"]
 
 GRACE_SECONDS = 2.0  # for a worker to end by itself, after its pipe was closed
 _REPORT_SECONDS = 0.1  # between reports, so that a progress bar moves and the pipe is hardly used
+
+#: What the terminal or a scheduler sends to a whole group of processes. It is the parent that ends the workers, once it
+#: has what they have finished; where it is dead, its pipes end them.
+_GROUP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclass(eq=False)
@@ -32,6 +37,9 @@ class Worker:
     process: SpawnProcess
     connection: Connection[Any, Any]
     ready: bool = False
+    frames: range = range(0)  # it was ordered to handle
+    finished: int = 0  # of them
+    since: float = 0.0  # monotonic time of that order, or of the last finished frame if each is reported
 
 
 def start_worker() -> Worker:
@@ -75,12 +83,14 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupt_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back. Children inherit that, so that they are spared before they can ignore it by themselves."""
+def signals_blocked() -> Iterator[None]:
+    """Hold Ctrl-C and the like back. Children inherit that: they are spared before they can handle it by themselves."""
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # multiprocessing starts this process with the first child, and then lets SIGINT and SIGTERM through
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
         yield
     finally:
@@ -89,9 +99,19 @@ def interrupt_blocked() -> Iterator[None]:
 
 def _serve(connection: Connection[Any, Any]) -> None:
     """Main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; it is the parent that ends the workers
+    _disregard_group_signals()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or is dead
         _Server(connection).serve()
+
+
+def _disregard_group_signals() -> None:
+    """Handle the signals by doing nothing: programs that a task starts would inherit that they are ignored."""
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, lambda number, frame: None)
+        if sys.platform != "win32":
+            signal.siginterrupt(number, False)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
 
 
 class _Server:
@@ -115,7 +135,7 @@ class _Server:
                 if isinstance(order, Preparation):
                     self.prepare(order)
                 else:
-                    self.handle(order)
+                    self.handle(*order)
             except Exception as error:
                 failure = Failure.of(error)
             self.report(idle=True, failure=failure)
@@ -124,7 +144,7 @@ class _Server:
         self.task, self.arrays = None, {}
         if order.task is None:
             return
-        self.arrays = {place.name: place.attach() for place in order.arrays}
+        self.arrays = attach_arrays(self.connection, order.arrays)
         try:
             task = pickle.loads(order.task)
         except Exception as error:
@@ -135,15 +155,15 @@ class _Server:
         task.prepare(self.arrays)
         self.task = task
 
-    def handle(self, indices: range) -> None:
+    def handle(self, frames: range, every_frame: bool) -> None:
         if self.task is None:
-            raise RuntimeError(f"frames {indices} were ordered without a task")
-        for index in indices:
+            raise RuntimeError(f"{frames=} were ordered without a task")
+        for index in frames:
             if self.connection.poll():  # None, or the end of the pipe
                 return
             self.task(self.arrays, index)
             self.finished += 1
-            if time.monotonic() - self.reported >= _REPORT_SECONDS:
+            if every_frame or time.monotonic() - self.reported >= _REPORT_SECONDS:
                 self.report(idle=False)
 
     def report(self, idle: bool, failure: Failure | None = None) -> None:

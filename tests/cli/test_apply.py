@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 
 from flowreg_gpu.cli.main import main
+from flowreg_gpu.registration.apply import FlowApplication
 from tests.movies import recording
 
 FAST = ["--alpha", "4", "--levels", "3", "--min-level", "1", "--interpolation-method", "linear"]
@@ -53,7 +55,7 @@ def test_another_channel(files: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (files / "named.tif").read_bytes() == (files / "out.tif").read_bytes()
     assert apply("flow.tif", "second.tif", "fewer.tif", "--reference", "0:2") == 0
     assert "reference: mean of 2 registered frames" in capsys.readouterr().out
-    assert apply("flow.tif", "first.tif", "second.tif", "both.tif") == 2  # one recording of twelve frames
+    assert apply("flow.tif", "first.tif", "second.tif", "-o", "both.tif") == 2  # one recording of twelve frames
     assert "has 6 frames of 26 x 31 pixels, recording 'first.tif' has 12 frames" in capsys.readouterr().err
 
 
@@ -69,8 +71,16 @@ def test_frames_without_flow_are_counted(files: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["flow.tif", "second.tif", "registered.tif"], "'registered.tif' exists; overwrite=True (--overwrite)"),
+        (
+            ["flow.tif", "second.tif", "registered.tif"],
+            "the output exists; only overwrite=True (--overwrite) replaces it",
+        ),
         (["flow.tif", "second.tif", "second.tif"], "is the input"),
+        (["flow.tif", "second.tif"], "is the only file named, expected an input and an output"),
+        (
+            ["flow.tif", "first.tif", "registered.tif", "second.tif", "--overwrite"],
+            "with several inputs, --overwrite needs the output",
+        ),
         (["flow.tif", "gone.tif", "out.tif"], "gone.tif"),
         (["gone.h5", "first.tif", "out.tif"], "gone.h5"),
         (["first.tif", "second.tif", "out.tif"], "expected a flow (T, H, W, 2) of float32"),
@@ -94,3 +104,19 @@ def test_overwrite(files: Path) -> None:
     assert apply("flow.tif", "second.tif", "registered.tif", "--overwrite") == 0
     assert apply("flow.tif", "second.tif", "out.tif") == 0
     assert (files / "registered.tif").read_bytes() == (files / "out.tif").read_bytes()
+
+
+def test_an_input_that_is_changed_meanwhile(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = FlowApplication._build_reference
+
+    def changing(self: FlowApplication, *arguments: Any) -> Any:
+        with open("flow.tif", "ab") as file:
+            file.write(bytes(8))
+        return build(self, *arguments)
+
+    monkeypatch.setattr(FlowApplication, "_build_reference", changing)
+    assert apply("flow.tif", "second.tif", "out.tif") == 1
+    assert "warning: 'flow.tif' was changed while it was registered" in capsys.readouterr().err
+    assert (files / "out.tif").exists()

@@ -336,14 +336,18 @@ def test_disk_full_while_writing(
     def fill_up(self: ReservedFileWriter, offset: int, slab: NDArray[np.uint16]) -> None:
         written.append(offset)
         if len(written) > 1:
-            raise OSError(errno.ENOSPC, "No space left on device", self._pending.path)
+            raise OSError(errno.ENOSPC, "No space left on device", self.pending.path)
 
     monkeypatch.setattr(ReservedFileWriter, "_write_bytes", fill_up)
     assert register(recording, tmp_path / "out.tif", "--batch", 2, "--reference", "0:2") == 1
     err = capsys.readouterr().err
     assert "No space left on device" in err
     assert "warning: 2 of 6 frames were finished and are kept in" in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["movie.tif", "out.partial.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "movie.tif",
+        "out.partial.tif",
+        "out.partial.tif.journal",
+    ]
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

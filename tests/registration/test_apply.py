@@ -374,7 +374,7 @@ def test_refused_arguments(files, tmp_path, monkeypatch, arguments, error, messa
 def test_an_output_that_exists(files, tmp_path):
     out = tmp_path / "out.tif"
     out.write_bytes(b"precious")
-    with pytest.raises(FileExistsError, match=r"out\.tif' exists; overwrite=True \(--overwrite\) replaces it"):
+    with pytest.raises(FileExistsError, match=r"only overwrite=True \(--overwrite\) replaces it: '.*out\.tif'"):
         fg.apply_file(files[1], files[0], out, "sequential")
     assert out.read_bytes() == b"precious"
     fg.apply_file(files[1], files[0], out, "sequential", overwrite=True)
@@ -385,13 +385,15 @@ def test_an_output_that_exists(files, tmp_path):
 
 
 class FailingExecutor(fg.SequentialExecutor):
-    """Raises at the third batch."""
+    """Raises at one of its batches."""
 
-    batches = 0
+    def __init__(self, fail_at=3):
+        super().__init__()
+        self.fail_at, self.batches = fail_at, 0
 
     def register_batch(self, batch):
         self.batches += 1
-        if self.batches == 3:
+        if self.batches == self.fail_at:
             raise InterruptedError("the plug was pulled")
         return super().register_batch(batch)
 
@@ -406,6 +408,40 @@ def test_a_fault_keeps_what_is_finished(files, tmp_path):
     assert nothing_left(tmp_path, "movie.tif", "flow.tif", "out.partial.tif")
     expected = fg.warp(movie, far_flow(4), movie[0])
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.partial.tif")[:2], expected[:2])
+
+
+def test_a_partial_file_is_not_replaced_unasked(files, tmp_path):
+    movie = tifffile.imread(files[0])
+    with pytest.raises(InterruptedError), pytest.warns(RuntimeWarning, match="2 of 4"):
+        fg.apply_file(files[1], files[0], tmp_path / "out.tif", FailingExecutor(), reference=movie[0], batch=1)
+    with pytest.raises(FileExistsError, match="an earlier run left a partial file"):
+        fg.apply_file(files[1], files[0], tmp_path / "out.tif", "sequential")
+    fg.apply_file(files[1], files[0], tmp_path / "out.tif", "sequential", overwrite=True)
+    assert nothing_left(tmp_path, "movie.tif", "flow.tif", "out.tif")
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_flow_of_a_run_that_went_on(files, tmp_path, extension):
+    """The reference is in its file, too."""
+    flow_file = tmp_path / f"new{extension}"
+    arguments = {"reference": [0, 2], "flow_file": flow_file, "batch": 1, **FAST}
+    with pytest.raises(InterruptedError), pytest.warns(RuntimeWarning, match="frames were finished"):
+        fg.register_file(files[0], tmp_path / "registered.tif", FailingExecutor(8), **arguments)
+    with open_flow_reader(tmp_path / f"new.partial{extension}") as partial:
+        assert partial.origin is not None
+        assert partial.read_reference() is None
+    summary = fg.register_file(files[0], tmp_path / "registered.tif", "sequential", resume=True, **arguments)
+    assert summary.resumed_at > 0
+    applied = fg.apply_file(flow_file, files[0], tmp_path / "out.tif", "sequential")
+    np.testing.assert_array_equal(applied.reference, summary.reference)
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "registered.tif").read_bytes()
+
+
+def test_an_executor_that_is_in_use(files, tmp_path):
+    executor = fg.SequentialExecutor()
+    with executor.in_use(), pytest.raises(RuntimeError, match="is in use by another run"):
+        fg.apply_file(files[1], files[0], tmp_path / "out.tif", executor)
+    assert nothing_left(tmp_path, "movie.tif", "flow.tif")
 
 
 def test_an_application_that_never_runs(files, tmp_path):

@@ -47,7 +47,7 @@ class RecordingExecutor(fg.SequentialExecutor):
         if len(self.starts) == self.fail_at:
             raise InterruptedError("the plug was pulled")
         self.starts.append(batch.start.copy())
-        result = super().register_batch(batch)
+        result = super().register_batch(dataclasses.replace(batch, keep_flow=True))
         self.flows.append(result.flow.copy())
         return result
 
@@ -947,10 +947,13 @@ def test_several_files_are_one_recording(tmp_path):
     assert_same([tifffile.imread(tmp_path / "out.tif")], [expected])
 
 
-def test_an_older_output_is_replaced(movie_file, tmp_path):
+def test_an_older_output_is_replaced_when_asked(movie_file, tmp_path):
     path, movie = movie_file
     for alpha in (4, 9):
-        summary = fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, alpha=alpha)
+        if alpha == 9:
+            with pytest.raises(FileExistsError, match=r"the output exists.*out\.tif"):
+                fg.register_file(path, tmp_path / "out.tif", no_work(), movie.truth, alpha=alpha)
+        summary = fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, alpha=alpha, overwrite=True)
         expected, _ = fg.register(movie.frames, movie.truth, "sequential", alpha=alpha)
         assert_same([tifffile.imread(tmp_path / "out.tif")], [expected])
         with np.load(tmp_path / "out_statistics.npz") as statistics:
@@ -1070,8 +1073,9 @@ def test_fault_in_the_middle(movie_file, tmp_path, flow_file):
             path, tmp_path / "out.tif", executor, movie.truth, flow_file and tmp_path / flow_file, batch=4, **FAST
         )
     kept = ["out.partial.tif"] + ([flow_file.replace("flow", "flow.partial")] if flow_file else [])
-    assert names(tmp_path) == sorted(["in.tif", *kept])
-    told = [f"4 of 9 frames were finished and are kept in {str(tmp_path / name)!r}" for name in kept]
+    assert names(tmp_path) == sorted(["in.tif", *kept, "out.partial.tif.journal"])
+    hint = "; resume=True (--resume) goes on with them"
+    told = [f"4 of 9 frames were finished and are kept in {str(tmp_path / name)!r}{hint}" for name in kept]
     assert partial_warnings(caught) == sorted(told)
     partial = tifffile.imread(tmp_path / "out.partial.tif")
     np.testing.assert_array_equal(partial[:4], expected[:4])
@@ -1110,7 +1114,7 @@ def test_full_disk(movie_file, tmp_path, monkeypatch):
     ):
         fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, batch=3, **FAST)
     assert caught.value.errno == errno.ENOSPC
-    assert names(tmp_path) == ["in.tif", "out.partial.tif"]
+    assert names(tmp_path) == ["in.tif", "out.partial.tif", "out.partial.tif.journal"]
     expected, _ = fg.register(movie.frames, movie.truth, "sequential", **FAST)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.partial.tif")[:6], expected[:6])
 
@@ -1120,8 +1124,8 @@ def test_an_older_output_survives_a_fault(movie_file, tmp_path):
     fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, **FAST)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
     with pytest.warns(RuntimeWarning, match="partial"), pytest.raises(InterruptedError):
-        fg.register_file(path, tmp_path / "out.tif", RecordingExecutor(4), movie.truth, batch=4, **FAST)
-    assert names(tmp_path) == sorted([*before, "out.partial.tif"])
+        fg.register_file(path, tmp_path / "out.tif", RecordingExecutor(4), movie.truth, batch=4, overwrite=True, **FAST)
+    assert names(tmp_path) == sorted([*before, "out.partial.tif", "out.partial.tif.journal"])
     assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
 
 
@@ -1134,7 +1138,7 @@ def test_interrupt(movie_file, tmp_path):
 
     with pytest.warns(RuntimeWarning, match="4 of 9 frames"), pytest.raises(KeyboardInterrupt):
         fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, batch=4, progress=interrupt, **FAST)
-    assert names(tmp_path) == ["in.tif", "out.partial.tif"]
+    assert names(tmp_path) == ["in.tif", "out.partial.tif", "out.partial.tif.journal"]
 
 
 def test_fault_at_the_very_end(movie_file, tmp_path, monkeypatch):
@@ -1154,27 +1158,11 @@ def test_fault_at_the_very_end(movie_file, tmp_path, monkeypatch):
     assert "out.tif" not in names(tmp_path)
 
 
-def test_partial_frames_that_cannot_be_kept(movie_file, tmp_path):
-    path, movie = movie_file
-    with FileRegistration(
-        path,
-        tmp_path / "out.tif",
-        reference=movie.truth,
-        executor=RecordingExecutor(4),
-        options=Options(**FAST),
-        batch=4,
-    ) as registration:
-        (tmp_path / "out.partial.tif").mkdir()
-        with pytest.raises(InterruptedError, match="the plug was pulled"):
-            registration.run()
-    assert names(tmp_path) == ["in.tif", "out.partial.tif"]
-
-
 def test_file_registration_that_never_runs(movie_file, tmp_path):
     path, movie = movie_file
     with FileRegistration(
         path, tmp_path / "out.tif", tmp_path / "flow.h5", executor="sequential", reference=movie.truth
     ) as registration:
         assert registration.registration.reader.n_frames == 9
-        assert len(names(tmp_path)) == 3  # in.tif and two hidden files
+        assert names(tmp_path) == ["flow.partial.h5", "in.tif", "out.partial.tif", "out.partial.tif.journal"]
     assert names(tmp_path) == ["in.tif"]

@@ -1,4 +1,4 @@
-"""FramePool and map_frames: results of a plain loop, and nothing left behind however it ends."""
+"""FramePool: results of a plain loop, and nothing left behind however it ends."""
 
 import doctest
 import errno
@@ -7,32 +7,29 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from flowreg_gpu.workers.map_frames import map_frames
+from flowreg_gpu.workers.blocks import SharedMemoryError
 from flowreg_gpu.workers.pool import THREAD_VARIABLES, FramePool, default_workers
-from tests.programs import run_program
+from tests.programs import LIMIT, held_blocks, named_blocks, run_program
 
 # What a worker sees while it imports this module, which is before it has imported anything of its task.
 THREADS_AT_IMPORT = [int(os.environ.get(name, 0)) for name in THREAD_VARIABLES]
-SHM = pathlib.Path("/dev/shm")
+
+LISTED = pathlib.Path("/proc/self/fd").is_dir()  # whether the system says which blocks a process holds
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="sends signals")
-
-
-def block_names(pid=None):
-    """Blocks in /dev/shm made by a process, this one by default; nothing on systems that do not list them."""
-    return {path.name for path in SHM.glob(f"flowreg_{pid or os.getpid()}_*")} if SHM.is_dir() else set()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left():
     yield
     assert multiprocessing.active_children() == []
-    assert block_names() == set()
+    assert held_blocks() == set()
 
 
 @pytest.fixture
@@ -70,6 +67,16 @@ class Slow(Task):
         time.sleep(0.11)
 
 
+class Nothing(Task):
+    def __call__(self, arrays, index):
+        pass
+
+
+class Hang(Task):
+    def __call__(self, arrays, index):
+        threading.Event().wait()
+
+
 class ReportThreads(Task):
     def __call__(self, arrays, index):
         arrays["threads"][0] = THREADS_AT_IMPORT
@@ -104,11 +111,13 @@ class FailToPrepare:
 
 
 class SignalItself(Task):
-    def __init__(self, number):
-        self.number = number
+    def __init__(self, number, ignored=True):
+        self.number, self.ignored = number, ignored
 
     def __call__(self, arrays, index):
         if index == 3:
+            if not self.ignored:
+                signal.signal(self.number, signal.SIG_DFL)
             os.kill(os.getpid(), self.number)
 
 
@@ -182,7 +191,7 @@ def test_workers_and_preparation_last_over_runs(pool):
 def test_blocks_are_reused_or_replaced(pool):
     task = Scale()
     first, _, _, _ = fill(pool, 8)
-    before = block_names()
+    before = held_blocks()
     pool.run(task, range(8))
     assert pool.allocate("frames", first.shape, first.dtype) is first
 
@@ -191,22 +200,23 @@ def test_blocks_are_reused_or_replaced(pool):
     pool.run(task, range(5))
     np.testing.assert_array_equal(scaled, 3 * shorter + shorter.max())
     assert set(preparations) == {1}  # the workers got the task anew
-    assert block_names() == before
+    assert held_blocks() == before
 
     kept = first.copy()
     longer, scaled, _, _ = fill(pool, 300, seed=2)
     assert not np.shares_memory(first, longer)
-    assert not before & block_names()
-    assert len(block_names()) == len(before)
+    np.testing.assert_array_equal(first, kept)
+    del first, shorter, preparations
+    assert not before & held_blocks()
+    assert len(held_blocks()) == len(before)
     pool.run(task, range(300))
     np.testing.assert_array_equal(scaled, 3 * longer + longer.max())
-    np.testing.assert_array_equal(first, kept)
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="reads the workers' mappings in /proc")
 def test_workers_let_go_of_a_replaced_block(pool):
     fill(pool, 8)
-    old = block_names()
+    old = held_blocks()
     pool.run(Scale(), range(8))
     maps = [pathlib.Path(f"/proc/{worker.pid}/maps") for worker in multiprocessing.active_children()]
     assert all(name in text.read_text() for name in old for text in maps)
@@ -237,17 +247,25 @@ def test_allocate_odd_shapes(pool):
         pool.allocate("objects", (3,), object)
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no shm file system that can be full")
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no file system that can be full")
 def test_full_shared_memory(pool, monkeypatch):
     def full(fd, offset, length):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(RuntimeError, match=r'3\.0 MB needed, [\d.]+ MB free .*executor="threading"'):
+    with pytest.raises(SharedMemoryError, match=r"3\.0 MB needed, [\d.]+ MB free .*; try smaller arrays"):
         pool.allocate("frames", (3, 1024, 1024), "uint8")
-    assert block_names() == set()
+    assert held_blocks() == set()
     monkeypatch.undo()
     assert pool.allocate("frames", (3, 1024, 1024), "uint8").size == 3 * 2**20
+
+
+def test_the_caller_says_what_helps_where_memory_runs_out(monkeypatch):
+    with FramePool(1, memory_hint="a magnet") as pool:
+        with pytest.raises(SharedMemoryError, match="; try a magnet"):
+            pool.allocate("frames", (2**60,), "uint8")  # more than any machine has
+        with pytest.raises(RuntimeError, match=r"try fewer workers \(n_workers=1\) or a magnet"):
+            pool.run(SignalItself(signal.SIGTERM, ignored=False), range(4))
 
 
 @pytest.mark.parametrize(
@@ -319,9 +337,10 @@ def test_exit_code_is_reported():
 
 
 @needs_posix
-def test_workers_ignore_interrupts(pool):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_workers_leave_signals_of_the_group_to_the_parent(pool, name):
     calls = []
-    pool.run(SignalItself(signal.SIGINT), range(10), calls.append)
+    pool.run(SignalItself(getattr(signal, name)), range(10), calls.append)
     assert sum(calls) == 10
 
 
@@ -331,11 +350,11 @@ def test_interrupted_parent():
 
     pool = FramePool(2)
     fill(pool, 400)
-    assert len(block_names()) == (4 if SHM.is_dir() else 0)
+    assert len(held_blocks()) == (4 if LISTED else 0)
     with pytest.raises(KeyboardInterrupt), pool:
         pool.run(Scale(), range(400), interrupt)
     assert multiprocessing.active_children() == []
-    assert block_names() == set()
+    assert held_blocks() == set()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -370,6 +389,56 @@ def test_numbers_of_workers():
         FramePool(0)
     with pytest.raises(ValueError, match="threads_per_worker=-1"):
         FramePool(1, -1)
+
+
+def test_one_call_at_a_time(pool):
+    """A second thread, and a callback of the first, are refused; what the first one computes is right."""
+    frames, scaled, _, _ = fill(pool, 40)
+    refused = []
+
+    def use(*calls):
+        for call in calls:
+            try:
+                call()
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    def interfere(finished):
+        calls = (lambda: pool.run(Scale(9), range(40)), lambda: pool.allocate("frames", (3,), "uint8"), pool.start)
+        other = threading.Thread(target=use, args=(*calls, pool.close))
+        other.start()
+        other.join()
+        use(*calls)
+
+    pool.run(Scale(), range(40), interfere)
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+    assert len(refused) >= 7
+    assert len(refused) % 7 == 0
+    assert sum("another thread uses it" in text for text in refused) == len(refused) // 7
+    pool.run(Scale(5), range(40))
+    np.testing.assert_array_equal(scaled, 5 * frames + frames.max())
+
+
+def test_a_frame_that_takes_too_long_is_named(pool):
+    fill(pool, 9)
+    with pytest.raises(TimeoutError, match=r"frame 7: not finished after 0\.2 s"):
+        pool.run(Hang(), range(7, 8), timeout=0.2)
+    assert multiprocessing.active_children() == []
+    frames, scaled, _, _ = fill(pool, 9)
+    pool.run(Scale(), range(9), timeout=LIMIT)
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+
+
+def test_a_timeout_counts_frames_not_chunks():
+    calls = []
+    with FramePool(1) as pool:
+        pool.run(Nothing(), range(8), calls.append, timeout=LIMIT)
+    assert calls == [1] * 8  # each is reported, so that each has its own time
+
+
+def test_a_dead_worker_says_in_which_frames():
+    with FramePool(1) as pool, pytest.raises(RuntimeError, match="exit code=7 while it handled frames 5 to 5"):
+        pool.run(ExitItself(), range(5, 7))
 
 
 def test_dropped_pool_cleans_up():
@@ -418,9 +487,30 @@ def main(ending):
             raise SystemExit(5) from error
     if ending == "interrupt":
         pool.run(Double(), range(99), interrupt)
+    if ending == "kill all":
+        os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 GUARDED = SCRIPT + "\nif __name__ == '__main__':\n    main(sys.argv[1])\n"
+# Before SCRIPT; the workers import it too, without an effect.
+WITHOUT_MEMFD = """
+import os
+if hasattr(os, "memfd_create"):
+    del os.memfd_create
+"""
+SIGNAL_AT_THE_START = """
+import os, signal, sys
+from flowreg_gpu.workers import group
+
+def start_and_signal(start=group.start_worker):
+    worker = start()
+    os.killpg(0, getattr(signal, sys.argv[2]))  # the worker has hardly begun
+    return worker
+
+if __name__ == "__main__":
+    group.start_worker = start_and_signal
+    signal.signal(getattr(signal, sys.argv[2]), lambda number, frame: None)
+"""
 UNGUARDED = SCRIPT + "\nmain('exit')\n"
 
 
@@ -437,14 +527,35 @@ def test_interpreter_exit_without_close(tmp_path, ending, code):
     assert done.returncode == code
     doubled, pid = done.stdout.split()
     assert doubled == str(4 * (99 * 2 + 1))
-    assert block_names(pid) == set()
+    assert named_blocks(pid) == []
 
 
 @needs_posix
 def test_killed_parent(tmp_path):
     done = run_script(tmp_path, GUARDED, "kill")  # comes back: the workers ended by themselves
     assert done.returncode == -signal.SIGKILL
-    assert block_names(done.stdout.split()[1]) == set()  # removed by multiprocessing's resource tracker
+    assert named_blocks(done.stdout.split()[1]) == []
+
+
+@needs_posix
+@pytest.mark.parametrize("memfd", [True, False])
+def test_killed_group(tmp_path, memfd):
+    text = GUARDED if memfd else WITHOUT_MEMFD + GUARDED
+    done = run_script(tmp_path, text, "kill all")  # also the resource tracker, which could have removed names
+    assert done.returncode == -signal.SIGKILL
+    doubled, pid = done.stdout.split()
+    assert doubled == str(4 * (99 * 2 + 1))
+    assert named_blocks(pid) == []
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_group_while_the_first_workers_start(tmp_path, name):
+    """The first child brings multiprocessing's resource tracker, which lets signals through that were blocked."""
+    done = run_script(tmp_path, SIGNAL_AT_THE_START + GUARDED, "exit", name)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.split()[0] == str(4 * (99 * 2 + 1))
 
 
 @needs_posix
@@ -453,7 +564,7 @@ def test_interrupted_script(tmp_path):
     assert done.returncode == -signal.SIGINT
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.endswith("KeyboardInterrupt\n")
-    assert block_names(done.stdout.split()[1]) == set()
+    assert named_blocks(done.stdout.split()[1]) == []
 
 
 def test_unguarded_script(tmp_path):
@@ -465,78 +576,13 @@ def test_unguarded_script(tmp_path):
     assert 'under `if __name__ == "__main__":`' in done.stderr
 
 
-# map_frames
+def test_a_daemon_has_no_workers(pool, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(RuntimeError, match="this process is a daemon"):
+        pool.start()
 
 
-def darkest_row(frame):
-    return np.sort(frame, axis=0)[0]
-
-
-def total(frame):
-    return float(frame.sum())
-
-
-def shape_changes(frame):
-    return frame[: int(frame.flat[0]) + 1]
-
-
-def writes(frame):
-    frame[...] = 0
-    return frame
-
-
-@pytest.mark.parametrize("n_workers", [1, 2, 3, None])
-def test_map_frames_equals_plain_loop(n_workers):
-    stack = np.random.default_rng(4).integers(0, 60000, (37, 9, 5)).astype(np.uint16)[::-1, :, ::2]
-    original = stack.copy()
-    calls = []
-    rows = map_frames(darkest_row, stack, n_workers=n_workers, progress=calls.append)
-    np.testing.assert_array_equal(rows, [darkest_row(frame) for frame in stack])
-    assert rows.dtype == np.uint16
-    assert sum(calls) == 37
-    np.testing.assert_array_equal(stack, original)
-
-
-def test_map_frames_scalars_and_lists():
-    np.testing.assert_array_equal(map_frames(total, [[[1, 2]], [[3, 4]], [[5, 6]]], n_workers=2), [3.0, 7.0, 11.0])
-    np.testing.assert_array_equal(map_frames(np.sqrt, [4.0, 9.0], n_workers=1), [2.0, 3.0])
-
-
-def test_map_frames_into_out():
-    stack = np.random.default_rng(5).random((6, 4, 3))
-    out = np.zeros((6, 3), "float32")
-    assert map_frames(darkest_row, stack, out=out, n_workers=1) is out
-    np.testing.assert_array_equal(out, [darkest_row(frame).astype("float32") for frame in stack])
-
-    integers = np.full((6, 3), 9, "uint8")
-    with pytest.raises(TypeError, match="same_kind"):
-        map_frames(darkest_row, stack, out=integers, n_workers=1)
-    assert (integers == 9).all()
-    with pytest.raises(ValueError, match=r"\(3,\).*\(1, 3\)"):
-        map_frames(darkest_row, stack, out=np.zeros((6, 1, 3)), n_workers=1)
-
-
-def test_map_frames_refusals():
-    with pytest.raises(ValueError, match=r"\(0, 4, 4\)"):
-        map_frames(total, np.zeros((0, 4, 4)))
-    with pytest.raises(ValueError, match=r"\(\)"):
-        map_frames(total, 3.0)
-    with pytest.raises(ValueError, match=r"\(3,\).*\(2, 4\)"):
-        map_frames(total, np.zeros((2, 4)), out=np.zeros(3))
-    with pytest.raises(ValueError, match="n_workers=0"):
-        map_frames(total, np.zeros((2, 4)), n_workers=0)
-    with pytest.raises(TypeError, match="importable"):
-        map_frames(lambda frame: frame, np.zeros((2, 4)), n_workers=1)
-    with pytest.raises(ValueError, match="read-only"):
-        map_frames(writes, np.ones((2, 4)), n_workers=1)
-    with pytest.raises(ValueError, match=r"read-only"):
-        map_frames(writes, np.ones((2, 4)), out=np.ones((2, 4)), n_workers=1)
-    with pytest.raises(ValueError, match=r"frame 1.*\(2,\).*\(1,\)"):
-        map_frames(shape_changes, np.arange(2.0)[:, None] * np.ones(3), n_workers=1)
-
-
-@pytest.mark.parametrize("name", ["pool", "map_frames"])
-def test_examples_run(name):
-    failed, attempted = doctest.testmod(importlib.import_module(f"flowreg_gpu.workers.{name}"))
+def test_examples_run():
+    failed, attempted = doctest.testmod(importlib.import_module("flowreg_gpu.workers.pool"))
     assert failed == 0
     assert attempted > 0

@@ -33,10 +33,20 @@ class TiffFlowWriter(ReservedTiffWriter, FlowWriter):
         Size of the recording.
     origin : FlowOrigin or None
         What the flow was made with. It is written into the description, and the reference into a private tag.
+    overwrite, resume_at : bool, int or None
+        As in `TiffWriter`.
     """
 
     def __init__(
-        self, path: PathLike, n_frames: int, height: int, width: int, origin: FlowOrigin | None = None
+        self,
+        path: PathLike,
+        n_frames: int,
+        height: int,
+        width: int,
+        origin: FlowOrigin | None = None,
+        *,
+        overwrite: bool = False,
+        resume_at: int | None = None,
     ) -> None:
         shape = (n_frames, height, width, 2)
         notes: dict[str, Any] = {"axes": "TYXC", "convention": FLOW_CONVENTION}
@@ -47,15 +57,22 @@ class TiffFlowWriter(ReservedTiffWriter, FlowWriter):
             notes["reference_channels"] = origin.n_channels
             unknown = np.full(self._reference_shape, np.nan, np.float32)
             tags = [(REFERENCE_TAG, 11, unknown.size, unknown.tobytes(), True)]
+        how: Any = {"overwrite": overwrite, "resume_at": resume_at}
         metadata = TiffMetadata("shaped", shaped=notes)
-        super().__init__(path, Layout("TYXC", shape), np.float32, "TYXC", shape, metadata, tags)
+        super().__init__(path, Layout("TYXC", shape), np.float32, "TYXC", shape, metadata, tags, **how)
 
-    def _lay_out(self, *arguments: Any) -> int:
-        offset = super()._lay_out(*arguments)
-        with tifffile.TiffFile(self._pending.path) as tif:
-            tag = tif.pages[0].tags.get(REFERENCE_TAG)
+    def _lay_out(self) -> None:
+        super()._lay_out()
+        self._find_reference()
+
+    def _find_places(self) -> None:
+        super()._find_places()
+        self._find_reference()
+
+    def _find_reference(self) -> None:
+        with tifffile.TiffFile(self.pending.path) as tif:
+            tag = tif.pages.first.tags.get(REFERENCE_TAG)
             self._reference_offset = None if tag is None else int(tag.valueoffset)
-        return offset
 
 
 class TiffFlowReader(FlowReader):
