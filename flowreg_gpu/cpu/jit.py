@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
+from multiprocessing import parent_process
 from typing import Any
 
 from numba import njit, types
@@ -30,8 +33,26 @@ class _Separate(Compiler):  # type: ignore[misc]  # numba has no types
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile for this machine on first use, release the GIL, and keep the code in numba's cache."""
-    return njit(cache=True, nogil=True, error_model="numpy", pipeline_class=_Separate)(function)
+    """Compile for this machine on first use, release the GIL, and keep the code in numba's cache if it has one."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "pipeline_class": _Separate}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        _tell_of_missing_cache()
+        return njit(**options)(function)
+
+
+@functools.cache  # once, and not for every kernel
+def _tell_of_missing_cache() -> None:
+    if parent_process() is None:  # workers would say the same again
+        warnings.warn(
+            "compiled kernels cannot be kept, neither beside the package nor in a home directory: every process "
+            "compiles them anew, for up to a minute; NUMBA_CACHE_DIR may name a folder for them",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -113,15 +113,25 @@ class Batch:
         """Frames to register."""
         return len(self.frames) - 2 * self.halo
 
+    @property
+    def flows(self) -> int:
+        """Frames, the last ones, whose flow is wanted: by the caller, or for the mean."""
+        if self.keep_flow:
+            return self.count
+        return 0 if self.mean is None else self.averaged
+
     def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
         """Raw frames with halo, and planes where there are any, that frames `first` to `stop` need."""
         raw = self.frames[first : stop + 2 * self.halo]
         return [raw] if self.planes is None else [raw, self.planes[first:stop]]
 
-    def since(self, first: int, progress: Progress | None) -> Batch:
-        """The frames from `first` on, with another callback."""
-        raw, *planes = self.inputs(first, self.count)
-        return dataclasses.replace(self, frames=raw, planes=planes[0] if planes else None, progress=progress)
+    def part(self, first: int, stop: int, progress: Progress | None) -> Batch:
+        """The frames from `first` to `stop`, with those of their flows that are averaged, and another callback."""
+        raw, *planes = self.inputs(first, stop)
+        averaged = max(stop - max(first, self.count - self.averaged), 0)
+        return dataclasses.replace(
+            self, frames=raw, planes=planes[0] if planes else None, averaged=averaged, progress=progress
+        )
 
 
 class BatchResult(NamedTuple):

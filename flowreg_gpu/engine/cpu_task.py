@@ -25,8 +25,8 @@ class RegistrationTask:
 
     Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
     `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
-    `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C), `flow`
-    (n, H, W, 2) float32, `statistics` (n, 8) float64.
+    `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C),
+    `statistics` (n, 8) float64, and `flow` (m, H, W, 2) float32: of the last m frames, those whose flow is wanted.
     """
 
     options: Options
@@ -60,7 +60,9 @@ class RegistrationTask:
             flow = cpu.zero_flow(flow)
         registered = arrays["registered"][index]
         cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
-        np.stack(tuple(flow), axis=-1, out=arrays["flow"][index])  # four times as fast as copying a transposed view
+        row = index - (len(arrays["registered"]) - len(arrays["flow"]))
+        if row >= 0:
+            np.stack(tuple(flow), axis=-1, out=arrays["flow"][row])  # four times as fast as copying a transposed view
         arrays["statistics"][index] = (
             *flow_statistics(flow),
             correlation(frame, reference),

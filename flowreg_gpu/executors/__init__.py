@@ -42,6 +42,8 @@ def create_executor(executor: str | BaseExecutor, n_workers: int | None = None) 
         return executor
     if executor == "auto":
         executor = best_executor()
+        if executor == MultiprocessingExecutor.name:  # nobody has asked for processes where they cannot be used
+            return MultiprocessingExecutor(n_workers, fallback=True)
     if executor not in EXECUTORS:
         raise ValueError(f"executor={executor!r} is not one of auto, {', '.join(EXECUTORS)}")
     kind: Any = EXECUTORS[executor]

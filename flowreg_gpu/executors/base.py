@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
@@ -48,6 +51,7 @@ class BaseExecutor(ProcessBatch, abc.ABC):
 
     def __init__(self, n_workers: int | None = None) -> None:
         self.n_workers = default_workers() if n_workers is None else positive_integer("n_workers", n_workers)
+        self._used = threading.Lock()
 
     @property
     def backend(self) -> str:
@@ -60,14 +64,35 @@ class BaseExecutor(ProcessBatch, abc.ABC):
     def cleanup(self) -> None:
         """Release everything; may be called twice, and the executor may be used again afterwards."""
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the executor for one run: all runs would share its arrays, and their frames be mixed.
+
+        Raises
+        ------
+        RuntimeError
+            A run of another thread, or the run whose callback this is, has it.
+        """
+        if not self._used.acquire(blocking=False):
+            raise RuntimeError(
+                f"this {type(self).__name__} is in use by another run, and serves one at a time: "
+                "each thread needs an executor of its own"
+            )
+        try:
+            yield
+        finally:
+            self._used.release()
+
     def __enter__(self: _Executor) -> _Executor:
-        self.setup()
+        with self.in_use():
+            self.setup()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.cleanup()
+        with self.in_use():  # else the memory of another thread's run would be released under it
+            self.cleanup()
 
     @classmethod
     def register(cls) -> None:

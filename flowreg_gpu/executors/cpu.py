@@ -49,26 +49,29 @@ class CPUExecutor(BaseExecutor):
             self._put(name, array, np.float32)
         self._job, self._task = job, RegistrationTask(job.options, job.preprocessing)
 
-    def register_batch(self, batch: Batch) -> BatchResult:
-        """Register one batch; see `BaseExecutor.register_batch`."""
-        if self._task is None or self._job is None:
+    def _checked(self, batch: Batch) -> Job:
+        """The job that a batch belongs to; RuntimeError or ValueError where it belongs to none."""
+        if self._job is None:
             raise RuntimeError("register_batch was called before start_recording")
         self._job.check(batch)
+        return self._job
+
+    def register_batch(self, batch: Batch) -> BatchResult:
+        """Register one batch; see `BaseExecutor.register_batch`."""
+        self._checked(batch)
+        assert self._task is not None  # it comes with the job
         frames, count = batch.frames, batch.count
         self._put("frames", frames, frames.dtype)
         self._put("start", batch.start, np.float32)
         if batch.planes is not None:
             self._put("planes", batch.planes, np.float32)
-        result = BatchResult(
-            self._allocate("registered", (count, *frames.shape[1:]), frames.dtype),
-            self._allocate("flow", (count, *frames.shape[1:3], 2), np.float32),
-            self._allocate("statistics", (count, len(STATISTICS)), np.float64),
-        )
+        registered = self._allocate("registered", (count, *frames.shape[1:]), frames.dtype)
+        flow = self._allocate("flow", (batch.flows, *frames.shape[1:3], 2), np.float32)
+        statistics = self._allocate("statistics", (count, len(STATISTICS)), np.float64)
         self._run(self._task, range(count), batch.progress)
         if batch.mean is not None:
-            assert result.flow is not None
-            batch.mean.add(result.flow[count - batch.averaged :], result.statistics[count - batch.averaged :])
-        return result
+            batch.mean.add(flow[batch.flows - batch.averaged :], statistics[count - batch.averaged :])
+        return BatchResult(registered, flow if batch.keep_flow else None, statistics)
 
 
 class LocalExecutor(CPUExecutor):

@@ -13,8 +13,11 @@ from flowreg_gpu.engine.batch import Batch, BatchResult
 from flowreg_gpu.engine.cuda_stream import BatchState, DeviceStream
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
+from flowreg_gpu.executors.cpu import CPUExecutor
 from flowreg_gpu.executors.processes import MultiprocessingExecutor
+from flowreg_gpu.executors.threads import ThreadingExecutor
 from flowreg_gpu.options import positive_integer
+from flowreg_gpu.workers.spawning import obstacle_to_workers
 
 __all__ = ["GPUExecutor", "GPUStatus", "gpu_status"]
 
@@ -83,7 +86,7 @@ class GPUExecutor(BaseExecutor):
         self._device: Device | None = None if isinstance(device, int | np.integer) else device
         self._stream: DeviceStream | None = None
         self._job: Job | None = None
-        self._fallback: MultiprocessingExecutor | None = None
+        self._fallback: CPUExecutor | None = None
         self._registered = 0  # frames, on the device
         if self._index is not None:
             usable, reason = gpu_status(self._index)
@@ -94,12 +97,19 @@ class GPUExecutor(BaseExecutor):
         """Warn, and have the CPU do the work from now on; RuntimeError where that is not wanted."""
         if not self._may_fall_back:
             raise RuntimeError(f"executor='gpu' cannot be used: {error}") from error
+        obstacle = obstacle_to_workers()
+        if obstacle is None:
+            self._fallback = MultiprocessingExecutor(self.n_workers, fallback=True)
+        else:
+            self._fallback = ThreadingExecutor(self.n_workers)
         rest = f"after {self._registered} frames, going on with" if self._registered else "using"
+        because = "" if obstacle is None else f" ({obstacle})"
         warnings.warn(
-            f"executor='gpu' cannot be used ({error}); {rest} 'multiprocessing'", RuntimeWarning, stacklevel=stacklevel
+            f"executor='gpu' cannot be used ({error}); {rest} {self._fallback.name!r}{because}",
+            RuntimeWarning,
+            stacklevel=stacklevel,
         )
         self._stream = None
-        self._fallback = MultiprocessingExecutor(self.n_workers)
         self.batch_bytes = self._fallback.batch_bytes
 
     @property
@@ -197,7 +207,7 @@ class GPUExecutor(BaseExecutor):
                 batch.progress(finished - known)
 
         self._fallback.start_recording(self._job)
-        rest = self._fallback.register_batch(batch.since(first, progress))
+        rest = self._fallback.register_batch(batch.part(first, batch.count, progress))
         if first == 0:
             return rest
         assert state.result is not None

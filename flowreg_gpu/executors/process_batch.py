@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["ProcessBatch"]
 
 class _Registers(Protocol):
     """What `ProcessBatch` needs of the executor that it is mixed into."""
+
+    def in_use(self) -> AbstractContextManager[None]: ...
 
     def start_recording(self, job: Job) -> None: ...
 
@@ -72,6 +75,8 @@ class ProcessBatch:
         ------
         ValueError, TypeError
             Arrays that do not fit each other, or parameters out of range.
+        RuntimeError
+            Another thread uses this executor.
         """
         _refuse_custom(get_displacement_func, "get_displacement_func", "get_displacement")
         _refuse_custom(imregister_func, "imregister_func", "imregister_wrapper")
@@ -91,16 +96,16 @@ class ProcessBatch:
         options.check_recording(*batch.shape[1:])
         batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)
         batch, batch_proc = _without_nonfinite(batch, batch_proc, reference_raw, reference_proc)
-        self.start_recording(
-            Job.from_preprocessed(
-                options=options, reference=np.float32(reference_raw), reference_planes=_planes(reference_proc)
+        job = Job.from_preprocessed(
+            options=options, reference=np.float32(reference_raw), reference_planes=_planes(reference_proc)
+        )
+        with self.in_use():
+            self.start_recording(job)
+            result = self.register_batch(
+                Batch(batch, _planes(w_init), planes=_planes(batch_proc), progress=progress_callback)
             )
-        )
-        result = self.register_batch(
-            Batch(batch, _planes(w_init), planes=_planes(batch_proc), progress=progress_callback)
-        )
-        assert result.flow is not None  # it is kept
-        return self._keep("registered", result.registered), self._keep("flow", result.flow)
+            assert result.flow is not None  # it is kept
+            return self._keep("registered", result.registered), self._keep("flow", result.flow)
 
     def _keep(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """An array of a result, such that the next batch leaves it alone."""

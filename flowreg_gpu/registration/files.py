@@ -80,6 +80,8 @@ class FileRegistration:
                 journal.check(given)
             finishing = journal is not None and journal.complete
             self._check_outputs(outputs, finishing)
+            if journal is None:
+                PendingFile(self.statistics_file, overwrite=overwrite).discard()
             self._writers: list[ReservedFileWriter] = []
             if not finishing:
                 self._open_writers(stack, reader, outputs, journal)
@@ -100,9 +102,10 @@ class FileRegistration:
         """Refuse outputs, also those of a run that fails, in the place of an input or of each other."""
         if len(outputs) > 1 and Path(outputs[1]).resolve() == Path(outputs[0]).resolve():
             raise ValueError(f"flow_file={os.fspath(outputs[1])!r} is also the output")
+        inputs = list(self._inputs)
         for output in (*outputs, self.statistics_file):
-            check_output(output, list(self._inputs), overwrite=self._overwrite or finishing)
-            check_output(partial_name(output), list(self._inputs), overwrite=True)
+            check_output(output, inputs, overwrite=self._overwrite or finishing)
+            check_output(partial_name(output), inputs, overwrite=True)  # whether it may exist, the writers know
 
     def _open_writers(
         self, stack: contextlib.ExitStack, reader: TiffReader, outputs: Sequence[PathLike], journal: Journal | None
@@ -145,7 +148,8 @@ class FileRegistration:
 
     def _commit(self, summary: Summary) -> None:
         """Give all outputs their names; where one cannot get its own, none has it."""
-        statistics = PendingFile(self.statistics_file, overwrite=True)  # checked before the run
+        written = os.path.exists(partial_name(self.statistics_file))  # by a run that died right after
+        statistics = PendingFile(self.statistics_file, overwrite=self._overwrite, resume=written)
         try:
             with open(statistics.path, "wb") as file:
                 np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
@@ -163,6 +167,7 @@ class FileRegistration:
                 writer.close()
                 renamed.append(writer.pending)
         except BaseException:
+            statistics.keep()
             for pending in renamed:
                 pending.take_back()
             raise

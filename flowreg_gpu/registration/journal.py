@@ -229,8 +229,8 @@ class Journal:
 
     def record(self, checkpoint: Checkpoint) -> None:
         """Note that the frames of a checkpoint are written, once the disk has them."""
-        self.checkpoint = checkpoint
         self._write_slot(checkpoint)
+        self.checkpoint = checkpoint
 
     def mark_complete(self) -> None:
         """Note that all outputs are complete, so that a run that goes on only gives them their names."""
@@ -255,14 +255,19 @@ class Journal:
             total = np.ascontiguousarray(checkpoint.mean.total, "<f8")
             self._write(slot + self._offset("total"), total)
             total_crc = _crc(total)
+        values = {
+            "complete": self.complete,
+            "finished": checkpoint.finished,
+            "averaged": checkpoint.mean.count,
+            "summed": checkpoint.mean.total is not None,
+            "nonfinite": checkpoint.nonfinite,
+            "statistics_crc": self._statistics_crc,
+            "start_crc": known[1],
+            "total_crc": total_crc,
+        }
         state = np.zeros((), _STATE)
-        state["complete"], state["finished"], state["nonfinite"] = (
-            self.complete,
-            checkpoint.finished,
-            checkpoint.nonfinite,
-        )
-        state["averaged"], state["start_crc"], state["total_crc"] = checkpoint.mean.count, known[1], total_crc
-        state["statistics_crc"] = self._statistics_crc
+        for name, value in values.items():
+            state[name] = value
         for k, writer in enumerate(self._writers):
             state["last_frame"][k] = writer.checksum(checkpoint.finished - 1)
         state["crc"] = zlib.crc32(state.tobytes()[4:])
@@ -292,7 +297,7 @@ class Journal:
             if any(self._read(self._slot_at(k), _STATE)["crc"] for k in range(_SLOTS)):
                 raise JournalError(f"{self.path!r} is damaged: no state in it is what was written")
             return
-        k, (slot, statistics) = max(found, key=lambda item: item[1][0]["state"]["finished"])
+        k, (slot, statistics) = max(found, key=lambda item: item[1][0]["state"][["finished", "complete"]].item())
         state = slot["state"]
         mean = FlowMean()
         if state["summed"]:

@@ -111,6 +111,7 @@ class Registration:
         with contextlib.ExitStack() as stack:
             if self._owns_executor:
                 stack.enter_context(self.executor)
+            stack.enter_context(self.executor.in_use())
             job = self._job(self._known_reference(journal, report))
             verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
             self.executor.start_recording(job)

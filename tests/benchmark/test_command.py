@@ -90,7 +90,8 @@ class WrongFlow(fg.SequentialExecutor):
 
     def register_batch(self, batch):
         result = super().register_batch(batch)
-        result.flow[..., 0] += 0.25 * batch.keep_flow
+        if batch.keep_flow:
+            result.flow[..., 0] += 0.25
         return result
 
 

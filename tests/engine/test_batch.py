@@ -31,11 +31,21 @@ def test_the_rest_of_a_batch():
         raise AssertionError("never called")
 
     batch = dataclasses.replace(batch_of(5, 2), averaged=3, keep_flow=False)
-    rest = batch.since(2, progress)
+    rest = batch.part(2, 5, progress)
     assert rest.count == 3
     assert rest.frames[:, 0, 0, 0].tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert (rest.progress, rest.averaged, rest.keep_flow, rest.planes) == (progress, 3, False, None)
-    assert batch_of(5, 0, planes=True).since(2, None).planes[:, 0, 0, 0].tolist() == [2, 3, 4]
+    assert batch_of(5, 0, planes=True).part(2, 5, None).planes[:, 0, 0, 0].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("averaged", range(6))
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_parts_hold_every_frame_and_average_what_the_batch_does(averaged, size):
+    batch = dataclasses.replace(batch_of(5, 0), averaged=averaged)
+    parts = [batch.part(first, min(first + size, 5), None) for first in range(0, 5, size)]
+    assert np.concatenate([part.frames for part in parts])[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    means = [frame for part in parts for frame in part.frames[part.count - part.averaged :, 0, 0, 0].tolist()]
+    assert means == list(range(5 - averaged, 5))
 
 
 def test_a_batch_cannot_be_changed():

@@ -1,9 +1,11 @@
 """One conformance suite over all executors; the sequential one, itself held against known motion, is the yardstick."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -19,7 +21,7 @@ from flowreg_gpu.workers.pool import default_workers
 from tests import tolerances
 from tests.emulation import EmulatedDevice
 from tests.movies import EDGE, LEVELS, recording
-from tests.programs import held_blocks
+from tests.programs import LIMIT, held_blocks
 
 NAMES = ("sequential", "threading", "multiprocessing", "gpu")
 REAL_DEVICE = [pytest.param("cuda", marks=pytest.mark.gpu)] if gpu_status().usable else []
@@ -490,6 +492,48 @@ def test_a_batch_needs_a_recording():
         )
 
 
+def recording_job(movie, options):
+    """What all batches of a movie with a given reference share."""
+    return Job.from_raw(options=options, reference=np.float32(movie.truth)[..., None])
+
+
+@pytest.mark.parametrize("averaged", [0, 2, 5])
+def test_flows_for_the_mean_alone(executor, sequential, averaged):
+    movie, start = recording(5, 26, 31), np.zeros((2, 26, 31), np.float32)
+    batch = Batch(movie.frames[..., None], start)
+    sequential.start_recording(recording_job(movie, Options(**FAST)))
+    kept = sequential.register_batch(batch)
+    expected, mean = FlowMean(), FlowMean()
+    expected.add(kept.flow[5 - averaged :], kept.statistics[5 - averaged :])
+    executor.start_recording(recording_job(movie, Options(**FAST)))
+    result = executor.register_batch(dataclasses.replace(batch, keep_flow=False, mean=mean, averaged=averaged))
+    assert result.flow is None
+    assert mean.count == averaged
+    np.testing.assert_array_equal(result.registered, kept.registered)
+    if averaged:
+        np.testing.assert_array_equal(mean.planes(), expected.planes())
+
+
+class Measured(fg.SequentialExecutor):
+    """Notes how many frames have room for their flow."""
+
+    def _allocate(self, name, shape, dtype):
+        if name == "flow":
+            self.rows = shape[0]
+        return super()._allocate(name, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rows"),
+    [({}, 5), ({"keep_flow": False}, 0), ({"keep_flow": False, "mean": FlowMean(), "averaged": 2}, 2)],
+)
+def test_memory_of_flows_that_nobody_wants(wanted, rows):
+    movie, executor = recording(5, 26, 31), Measured()
+    executor.start_recording(recording_job(movie, Options(**FAST)))
+    executor.register_batch(Batch(movie.frames[..., None], np.zeros((2, 26, 31), np.float32), **wanted))
+    assert executor.rows == rows
+
+
 # The same bits from everyone
 
 
@@ -575,6 +619,62 @@ def test_register_leaves_nothing_when_a_worker_fails(nothing_left):
 
     with pytest.raises(RuntimeError, match=r"worker process \d+"):
         fg.register(movie.frames, movie.truth, "multiprocessing", n_workers=2, progress=kill_all, **FAST)
+
+
+# One run at a time
+
+
+IN_USE = r"this \w+ is in use by another run, .* each thread needs an executor of its own"
+
+
+@pytest.mark.parametrize("running", ["process_batch", "register"])
+def test_a_second_thread_is_refused(executor, sequential, running):
+    given, movie = arguments(n_frames=6), recording(6, 26, 31)
+    began, finish, results = threading.Event(), threading.Event(), []
+
+    def hold(*_):
+        began.set()
+        assert finish.wait(LIMIT)
+
+    def first():
+        if running == "register":
+            results.append(fg.register(movie.frames, movie.truth, executor, progress=hold, **FAST))
+        else:
+            results.append(executor.process_batch(*given, progress_callback=hold, flow_params=FAST))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    try:
+        assert began.wait(LIMIT)
+        with pytest.raises(RuntimeError, match=IN_USE):
+            run(executor, given, **FAST)
+        with pytest.raises(RuntimeError, match=IN_USE):
+            fg.register(movie.frames, movie.truth, executor, **FAST)
+        with pytest.raises(RuntimeError, match=IN_USE), executor:
+            pass
+        with pytest.raises(RuntimeError, match=IN_USE):
+            executor.__exit__(None, None, None)
+    finally:
+        finish.set()
+        thread.join(LIMIT)
+    if running == "register":
+        assert_same(results[0], fg.register(movie.frames, movie.truth, sequential, **FAST))
+    else:
+        assert_same(results[0], run(sequential, given, **FAST))
+    assert_same(run(executor, given, **FAST), run(sequential, given, **FAST))  # it is free again
+
+
+def test_a_callback_is_refused_the_executor_that_calls_it(executor, sequential):
+    given, refused = arguments(n_frames=4), []
+
+    def another(finished):
+        with pytest.raises(RuntimeError, match=IN_USE):
+            run(executor, given, **FAST)
+        refused.append(finished)
+
+    result = executor.process_batch(*given, progress_callback=another, flow_params=FAST)
+    assert sum(refused) == 4
+    assert_same(result, run(sequential, given, **FAST))
 
 
 # The GPU and its absence

@@ -47,7 +47,7 @@ class RecordingExecutor(fg.SequentialExecutor):
         if len(self.starts) == self.fail_at:
             raise InterruptedError("the plug was pulled")
         self.starts.append(batch.start.copy())
-        result = super().register_batch(batch)
+        result = super().register_batch(dataclasses.replace(batch, keep_flow=True))
         self.flows.append(result.flow.copy())
         return result
 

@@ -49,7 +49,8 @@ class Wrong(fg.SequentialExecutor):
 
     def register_batch(self, batch):
         result = super().register_batch(batch)
-        result.flow[-1] += 0.25
+        if batch.keep_flow:
+            result.flow[-1] += 0.25
         return result
 
 
