@@ -26,6 +26,7 @@ from flowreg_gpu.workers.blocks import ArrayPlace, Block, SharedMemoryError, new
 from flowreg_gpu.workers.dispatch import Dispatch
 from flowreg_gpu.workers.group import GUARD_HINT, WorkerGroup
 from flowreg_gpu.workers.messages import FrameTask, Preparation, pickled_task
+from flowreg_gpu.workers.spawning import obstacle_to_workers
 from flowreg_gpu.workers.worker import stop_workers
 
 __all__ = ["THREAD_VARIABLES", "FramePool", "default_workers"]
@@ -307,10 +308,8 @@ class FramePool:
         if getattr(process.current_process(), "_inheriting", False):
             # also before a block is made: otherwise each worker would first read in the recording
             raise RuntimeError(f"a worker process is about to start workers while it is being started: {GUARD_HINT}")
-        if process.current_process().daemon:
-            raise RuntimeError(
-                "this process is a daemon, as the workers of a multiprocessing.Pool are: it has no workers"
-            )
+        if not self._group.workers and (obstacle := obstacle_to_workers()) is not None:
+            raise RuntimeError(f"workers cannot be started: {obstacle}")
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:

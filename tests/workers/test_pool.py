@@ -578,7 +578,7 @@ def test_unguarded_script(tmp_path):
 
 def test_a_daemon_has_no_workers(pool, monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    with pytest.raises(RuntimeError, match="this process is a daemon"):
+    with pytest.raises(RuntimeError, match="cannot be started: this process is a daemonic worker"):
         pool.start()
 
 
