@@ -59,7 +59,7 @@ class FileRegistration:
             raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
-            self.registration = Registration(reader, **arguments)
+            self.registration = Registration(reader, keep_flow=flow_file is not None, **arguments)
             reference = arguments.get("reference")
             named = [reference] if isinstance(reference, str | os.PathLike) else []
             self._check_outputs(target, flow_file, [*reader.paths, *named])

@@ -155,6 +155,7 @@ def build_reference(
         result = executor.register_batch(Batch(window, start, job.halo, keep_flow=False, progress=progress))
         for registered in result.registered:  # one by one, so that the sum does not depend on the batch
             total += registered
+        del window, result  # their memory, before another batch is read
     return (total / n_frames).astype(np.float32)
 
 
