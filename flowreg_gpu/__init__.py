@@ -19,6 +19,7 @@ __all__ = [
     "map_frames",
     "register",
     "register_file",
+    "smooth_file",
     "warp",
 ]
 
@@ -30,9 +31,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; tests/typed_api.py hold
     from flowreg_gpu.executors.threads import ThreadingExecutor
     from flowreg_gpu.options import Options
     from flowreg_gpu.registration.api import register, register_file
+    from flowreg_gpu.registration.map_frames import map_frames
     from flowreg_gpu.registration.pair import estimate_flow, warp
+    from flowreg_gpu.registration.smoothing import smooth_file
     from flowreg_gpu.registration.summary import Summary
-    from flowreg_gpu.workers.map_frames import map_frames
 else:
     # Public names and the modules that hold them. A name is loaded on first use, so that importing the package is
     # quick and imports neither cupy nor numba nor pyflowreg.
@@ -46,9 +48,10 @@ else:
         "ThreadingExecutor": "executors.threads",
         "estimate_flow": "registration.pair",
         "gpu_status": "executors.gpu",
-        "map_frames": "workers.map_frames",
+        "map_frames": "registration.map_frames",
         "register": "registration.api",
         "register_file": "registration.api",
+        "smooth_file": "registration.smoothing",
         "warp": "registration.pair",
     }
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 import os
+import reprlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FRAME_DTYPES", "GNC_WARPING_STEPS", "PRESETS", "Options", "check_size", "merge_options", "positive_integer"]
+__all__ = [
+    "FRAME_DTYPES",
+    "GNC_WARPING_STEPS",
+    "PRESETS",
+    "Options",
+    "check_plain",
+    "check_size",
+    "merge_options",
+    "positive_integer",
+]
 
 #: Finest pyramid level that each quality preset solves (0 is full resolution).
 PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
@@ -30,11 +39,30 @@ _LONG_NAMES: Mapping[str, str] = {"gradient": "gc", "brightness": "gray", "censu
 Weight = Sequence[float] | NDArray[np.floating[Any]] | None
 
 
-def _option(default: Any, description: str, *, choices: Sequence[str] = (), none: str = "") -> Any:
-    """A parameter, with what the command line says of it: a description, all choices, and what None stands for."""
+def _option(
+    default: Any,
+    description: str,
+    *,
+    choices: Sequence[str] = (),
+    none: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Any:
+    """A parameter, with what the command line says of it: a description, all choices, what None stands for, limits."""
     return dataclasses.field(
-        default=default, metadata={"description": description, "choices": tuple(choices), "none": none}
+        default=default,
+        metadata={"description": description, "choices": tuple(choices), "none": none, "limits": limits},
     )
+
+
+#: Limits of what `Options` cannot say in the fields themselves; its docstring explains them.
+SPACE_SIGMA, TIME_SIGMA = (0.0, 200.0), (0.0, 50.0)
+WEIGHT_LIMIT = 1e6
+MOST_STAGES = 100
+
+# Values in messages: shortened where they are long or nested.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+_shown = _REPR.repr
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,22 +72,29 @@ class Options:
     Every value is checked on construction; an instance never holds a wrong one. Names follow
     pyflowreg, so that a dictionary of its flow parameters can be passed on.
 
+    Numbers have limits, so that a slip of the pen is an error at once and not a run without end or a flow without
+    meaning. They lie far outside what is useful, but for `eta`: the flow grows a little on every level where it finds
+    nothing to hold on to, and a pyramid whose levels hardly differ has too many of them. On three real movies
+    displacements stray by several pixels from 0.97 on, and by thousands at 0.98.
+
     Parameters
     ----------
     alpha : float or (float, float)
-        Weight of the smoothness term, one value or one for x (columns) and one for y (rows); above 0.
+        Weight of the smoothness term, one value or one for x (columns) and one for y (rows); 1e-6 to 1e6, beyond
+        which one of the two terms is lost in float32.
     quality : {'quality', 'balanced', 'fast'}
         Preset that names the finest level solved: 0, 4 or 6.
     min_level : int or None
-        Finest level solved; None takes it from `quality`.
+        Finest level solved, 0 to 1000; None takes it from `quality`.
     levels : int
-        Largest number of pyramid levels, >= 1.
+        Largest number of pyramid levels, 1 to 1000; there are never more than the size of the frames and `eta` make.
     eta : float
-        Ratio of the sizes of neighbouring levels, in (0, 1).
+        Ratio of the sizes of neighbouring levels, 0.1 to 0.95.
     iterations, update_lag : int
-        Sweeps per level, and sweeps from one refresh of the robust weights to the next (solver 'sor').
+        Sweeps per level, and sweeps from one refresh of the robust weights to the next (solver 'sor'); 1 to 100 000,
+        hundreds of times what converges.
     a_smooth, a_data : float
-        Exponents of the smoothness and of the data penalty, in (0, 1]; 1 is quadratic.
+        Exponents of the smoothness and of the data penalty, 0.01 to 1; 1 is quadratic.
     const_assumption : {'gc', 'gray', 'cs'}
         Data term: gradient, brightness or census constancy.
     solver : {'auto', 'block', 'multigrid', 'sor'}
@@ -69,14 +104,16 @@ class Options:
         needs `a_smooth` = 1. 'auto' takes 'sor' where `a_smooth` < 1, else 'block' or 'multigrid', by `alpha` and
         the fraction of the reference without structure.
     weight : None, sequence (C,), array (H, W) or (H, W, C)
-        Weight of each channel in the data term (a sequence is normalised to sum 1), or weight maps.
-        None weighs all channels alike.
+        Weight of each channel in the data term (a sequence is normalised to sum 1), or weight maps; 0 to 1e6, above
+        0 somewhere. None weighs all channels alike.
     gnc_schedule : sequence of float or None
-        Stages of graduated non-convexity, rising from 0 to 1. None solves the robust model directly.
+        Stages of graduated non-convexity, 2 to 100 of them, rising from 0 to 1. None solves the robust model
+        directly.
     warping_steps : int or None
-        Warps per level within a stage of `gnc_schedule`; None means 10 there.
+        Warps per level within a stage of `gnc_schedule`, 1 to 1000; None means 10 there.
     sigma : (3,) or (C, 3) floats
-        Standard deviations (rows, columns, time) of the Gaussian filter before the flow, pixels and frames.
+        Standard deviations (rows, columns, time) of the Gaussian filter before the flow: 0 to 200 pixels, 0 to 50
+        frames. Every batch reads four times the latter more on either side.
     channel_normalization : {'joint', 'separate'}
         One minimum and maximum of the reference for all channels, or one per channel.
     interpolation_method : {'cubic', 'linear', 'nearest'}
@@ -84,13 +121,14 @@ class Options:
     cc_initialization : bool
         Align every frame rigidly by phase correlation before the flow.
     cc_hw : int or (int, int)
-        Largest side (rows, columns) of the images used for the phase correlation, pixels.
+        Largest side (rows, columns) of the images used for the phase correlation, 8 to 100 000 pixels.
     cc_up : int
-        Sub-pixel factor of the phase correlation, >= 1.
+        Sub-pixel factor of the phase correlation, 1 to 1000; noise leaves hardly more than 1/100 px.
     update_initialization_w : bool
         Start each window of `buffer_size` frames from the mean of the last 20 flows of the one before.
     buffer_size : int
-        Frames that share one start flow. It is not the device or memory batch, which never changes results.
+        Frames that share one start flow, 1 to 1 000 000 000. It is not the device or memory batch, which never
+        changes results.
 
     Raises
     ------
@@ -105,15 +143,15 @@ class Options:
     6
     """
 
-    alpha: float | tuple[float, float] = _option(1.5, "weight of the smoothness, one number or X,Y")
+    alpha: float | tuple[float, float] = _option(1.5, "weight of the smoothness, one number or X,Y", limits=(1e-6, 1e6))
     quality: str = _option("quality", "finest level {}, {} or {}".format(*PRESETS.values()), choices=tuple(PRESETS))
-    min_level: int | None = _option(None, "finest pyramid level solved", none="from quality")
-    levels: int = _option(100, "largest number of pyramid levels")
-    eta: float = _option(0.8, "ratio of the sizes of neighbouring levels")
-    iterations: int = _option(50, "sweeps per level, solver sor")
-    update_lag: int = _option(5, "sweeps per refresh of the robust weights, solver sor")
-    a_smooth: float = _option(1.0, "exponent of the smoothness penalty")
-    a_data: float = _option(0.45, "exponent of the data penalty")
+    min_level: int | None = _option(None, "finest pyramid level solved", none="from quality", limits=(0, 1000))
+    levels: int = _option(100, "largest number of pyramid levels", limits=(1, 1000))
+    eta: float = _option(0.8, "ratio of the sizes of neighbouring levels", limits=(0.1, 0.95))
+    iterations: int = _option(50, "sweeps per level, solver sor", limits=(1, 100_000))
+    update_lag: int = _option(5, "sweeps per refresh of the robust weights, solver sor", limits=(1, 100_000))
+    a_smooth: float = _option(1.0, "exponent of the smoothness penalty", limits=(0.01, 1.0))
+    a_data: float = _option(0.45, "exponent of the data penalty", limits=(0.01, 1.0))
     const_assumption: str = _option(
         "gc", "constancy of gradient, brightness or census in the data term", choices=("gc", "gray", "cs")
     )
@@ -122,7 +160,9 @@ class Options:
     gnc_schedule: tuple[float, ...] | None = _option(
         None, "stages of graduated non-convexity, e.g. 0,0.5,1", none="none"
     )
-    warping_steps: int | None = _option(None, "warps per level and stage of gnc_schedule", none=str(GNC_WARPING_STEPS))
+    warping_steps: int | None = _option(
+        None, "warps per level and stage of gnc_schedule", none=str(GNC_WARPING_STEPS), limits=(1, 1000)
+    )
     sigma: Sequence[float] | Sequence[Sequence[float]] = _option(
         (1.0, 1.0, 0.1), "Gaussian filter ROWS,COLUMNS,TIME; per channel with ; between"
     )
@@ -134,37 +174,34 @@ class Options:
     )
     cc_initialization: bool = _option(False, "true: align frames rigidly first")
     cc_hw: int | tuple[int, int] = _option(
-        256, "largest side of the images of that alignment, one number or ROWS,COLUMNS"
+        256, "largest side of the images of that alignment, one number or ROWS,COLUMNS", limits=(8, 100_000)
     )
-    cc_up: int = _option(1, "sub-pixel factor of that alignment")
+    cc_up: int = _option(1, "sub-pixel factor of that alignment", limits=(1, 1000))
     update_initialization_w: bool = _option(True, "false: every frame starts from the first start flow")
-    buffer_size: int = _option(400, "frames that share a start flow")
+    buffer_size: int = _option(400, "frames that share a start flow", limits=(1, 10**9))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, choices = getattr(self, field.name), field.metadata["choices"]
-            if choices and value not in choices:
-                raise ValueError(f"{field.name}={value!r} is not one of {', '.join(choices)}")
             if choices:
-                self._set(field.name, choices[choices.index(value)])  # a plain str also for a member of an Enum
+                self._set(field.name, _choice(field.name, value, choices))
         for name in ("cc_initialization", "update_initialization_w"):
             if not isinstance(getattr(self, name), bool | np.bool_):
-                raise TypeError(f"{name}={getattr(self, name)!r} is not True or False")
+                raise TypeError(f"{name}={_shown(getattr(self, name))} is not True or False")
             self._set(name, bool(getattr(self, name)))
-        for name in ("levels", "iterations", "update_lag", "cc_up", "buffer_size"):
-            self._set(name, _integer(name, getattr(self, name), 1))
-        if self.min_level is not None:
-            # pyflowreg writes -1 for "from the quality preset"
-            self._set("min_level", None if self.min_level == -1 else _integer("min_level", self.min_level, 0))
-        if self.warping_steps is not None:
-            self._set("warping_steps", _integer("warping_steps", self.warping_steps, 1))
-        self._set("eta", _real("eta", self.eta, 0.0, 1.0, "strictly between 0 and 1", open_low=True, open_high=True))
-        for name in ("a_smooth", "a_data"):
-            self._set(name, _real(name, getattr(self, name), 0.0, 1.0, "above 0 and at most 1", open_low=True))
+        if (
+            isinstance(self.min_level, int | np.integer) and self.min_level == -1
+        ):  # pyflowreg's "from the quality preset"
+            self._set("min_level", None)
+        for name in ("levels", "iterations", "update_lag", "cc_up", "buffer_size", "min_level", "warping_steps"):
+            if getattr(self, name) is not None or getattr(type(self), name) is not None:
+                self._set(name, _integer(name, getattr(self, name), *_LIMITS[name]))
+        for name in ("eta", "a_smooth", "a_data"):
+            self._set(name, _real(name, getattr(self, name), *_LIMITS[name]))
         if self.solver == "multigrid" and self.a_smooth < 1:
             raise ValueError(f"a_smooth={self.a_smooth} does not go with solver='multigrid', which needs 1")
-        self._set("alpha", _alpha(self.alpha))
-        self._set("cc_hw", _cc_hw(self.cc_hw))
+        self._set("alpha", _one_or_two("alpha", self.alpha, _real, "number or a pair (alpha_x, alpha_y)"))
+        self._set("cc_hw", _one_or_two("cc_hw", self.cc_hw, _integer, "integer or a pair (rows, columns)"))
         self._set("sigma", _sigma(self.sigma))
         self._set("weight", _weight(self.weight))
         self._set("gnc_schedule", _gnc_schedule(self.gnc_schedule))
@@ -256,14 +293,19 @@ class Options:
         path = Path(path)
         if path.suffix not in (".toml", ".json"):
             raise ValueError(f"options file {str(path)!r} does not end in .toml or .json")
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             values = json.loads(text) if path.suffix == ".json" else _parse_toml(text)
         except ValueError as error:
             raise ValueError(f"options file {str(path)!r} cannot be parsed: {error}") from error
+        except RecursionError:
+            raise ValueError(f"options file {str(path)!r} cannot be parsed: its values are nested too deeply") from None
         if not isinstance(values, dict):
             raise ValueError(f"options file {str(path)!r} holds {type(values).__name__}, expected names and values")
         return cls.from_dict(values)
+
+
+_LIMITS: Mapping[str, Any] = {field.name: field.metadata["limits"] for field in dataclasses.fields(Options)}
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
@@ -293,74 +335,101 @@ def check_size(height: int, width: int) -> None:
 def merge_options(options: Options | None, overrides: Mapping[str, Any]) -> Options:
     """Return options, or the defaults, with single ones replaced; TypeError where they are no Options."""
     if not isinstance(options, Options | None):
-        raise TypeError(f"options={options!r} is not of type Options")
+        raise TypeError(f"options={_shown(options)} is not of type Options")
     return (options or Options()).replace(**overrides)
+
+
+def check_plain(array: Any, name: str) -> None:
+    """Refuse arrays whose values would be changed without a word: masked pixels, complex numbers.
+
+    Raises
+    ------
+    ValueError
+        The message names the array, and what to do.
+    """
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        count = int(np.ma.getmaskarray(array).sum())
+        raise ValueError(
+            f"{name} is a masked array, {count} of whose values are masked; masks are not used: pass "
+            "array.filled(value), or floats with NaN, of which registration takes the reference's value"
+        )
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind == "c":
+        raise ValueError(f"{name} is complex ({dtype}), expected real numbers: take abs() or .real")
 
 
 def positive_integer(name: str, value: Any) -> int:
     """Return a count as an int; TypeError or ValueError with its name where it is none or below 1."""
-    return _integer(name, value, 1)
+    return _integer(name, value, 1, sys.maxsize)
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={_shown(value)} is not one of {', '.join(choices)}")
+    return choices[choices.index(value)]  # a plain str also for a member of an Enum
+
+
+def _integer(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}={value!r} is not an integer")
+        raise TypeError(f"{name}={_shown(value)} is not an integer")
     if value < least:
-        raise ValueError(f"{name}={value} is below {least}")
+        raise ValueError(f"{name}={_shown(value)} is below {least}")
+    if value > most:
+        raise ValueError(f"{name}={_shown(value)} is above {most}")
     return int(value)
 
 
-def _real(
-    name: str, value: Any, low: float, high: float, allowed: str, *, open_low: bool = False, open_high: bool = False
-) -> float:
+def _real(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool | np.bool_ | str) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name}={value!r} is not a number")
-    number = float(value)
-    if (
-        not math.isfinite(number)
-        or not low <= number <= high
-        or (open_low and number == low)
-        or (open_high and number == high)
-    ):
-        raise ValueError(f"{name}={value} is not {allowed}")
-    return number
+        raise TypeError(f"{name}={_shown(value)} is not a number")
+    if not low <= value <= high:  # also NaN, and integers that are too large for a float
+        raise ValueError(f"{name}={_shown(value)} is not between {low:g} and {high:g}")
+    return float(value)
 
 
-def _alpha(alpha: Any) -> float | tuple[float, float]:
-    if np.ndim(alpha) == 0:
-        return _real("alpha", alpha, 0.0, math.inf, "a finite number above 0", open_low=True)
-    if np.shape(alpha) != (2,):
-        raise ValueError(f"alpha={alpha!r} is not one number or a pair (alpha_x, alpha_y)")
-    x, y = (_real("alpha", item, 0.0, math.inf, "a finite number above 0", open_low=True) for item in alpha)
-    return x, y
+def _one_or_two(name: str, value: Any, check: Callable[..., Any], expected: str) -> Any:
+    """One checked number, or a pair of them."""
+    if (isinstance(value, Sequence) and not isinstance(value, str)) or (isinstance(value, np.ndarray) and value.ndim):
+        items = list(value)
+        if len(items) != 2:
+            raise ValueError(f"{name}={_shown(value)} is not one {expected}")
+        return tuple(check(name, item, *_LIMITS[name]) for item in items)
+    return check(name, value, *_LIMITS[name])
 
 
-def _cc_hw(cc_hw: Any) -> int | tuple[int, int]:
-    if np.ndim(cc_hw) == 0:
-        return _integer("cc_hw", cc_hw, 8)
-    if np.shape(cc_hw) != (2,):
-        raise ValueError(f"cc_hw={cc_hw!r} is not one integer or a pair (rows, columns)")
-    rows, columns = (_integer("cc_hw", item, 8) for item in cc_hw)
-    return rows, columns
+def _floats(name: str, values: Any, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    """An array of numbers in a new array of `dtype`; TypeError where they are none."""
+    try:
+        array = np.ma.array(values) if isinstance(values, np.ma.MaskedArray) else np.array(values)
+    except (TypeError, ValueError, RecursionError):
+        array = np.array(None)
+    check_plain(array, name)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}={_shown(values)} does not consist of numbers")
+    with np.errstate(over="ignore"):  # infinite, and refused
+        return np.array(array, dtype)
 
 
 def _sigma(sigma: Any) -> tuple[Any, ...]:
-    values = np.asarray(sigma, np.float64)
+    values = _floats("sigma", sigma, np.float64)
     if values.shape[-1:] != (3,) or values.ndim > 2 or not values.size:
         raise ValueError(f"sigma has shape {values.shape}, expected (3,) or (channels, 3): rows, columns, time")
-    if not np.all(np.isfinite(values)) or values.min() < 0:
-        raise ValueError(f"sigma={sigma!r} is not finite and >= 0 throughout")
+    for limits, part in ((SPACE_SIGMA, values[..., :2]), (TIME_SIGMA, values[..., 2])):
+        low, high = limits
+        if not np.all((part >= low) & (part <= high)):
+            unit = "pixels" if limits is SPACE_SIGMA else "frames"
+            raise ValueError(f"sigma={_shown(sigma)} is not between {low:g} and {high:g} {unit} throughout")
     return tuple(tuple(row) if isinstance(row, list) else row for row in values.tolist())
 
 
 def _weight(weight: Any) -> tuple[float, ...] | NDArray[np.float32] | None:
     if weight is None:
         return None
-    values = np.array(weight, np.float32)
+    values = _floats("weight", weight, np.float32)
     if values.ndim not in (1, 2, 3) or not values.size:
         raise ValueError(f"weight has shape {values.shape}, expected (C,), (H, W) or (H, W, C)")
-    if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() <= 0:
-        raise ValueError("weight must be finite, >= 0, and above 0 somewhere")
+    if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() <= 0 or values.max() > WEIGHT_LIMIT:
+        raise ValueError(f"weight must be finite, >= 0, above 0 somewhere, and at most {WEIGHT_LIMIT:g}")
     if values.ndim == 1:
         return tuple(float(item) for item in weight)
     values.flags.writeable = False
@@ -370,9 +439,11 @@ def _weight(weight: Any) -> tuple[float, ...] | NDArray[np.float32] | None:
 def _gnc_schedule(schedule: Any) -> tuple[float, ...] | None:
     if schedule is None:
         return None
-    if np.ndim(schedule) != 1:
-        raise ValueError(f"gnc_schedule={schedule!r} is not a sequence of numbers that rise from 0 to 1")
-    values = tuple(_real("gnc_schedule", item, 0.0, 1.0, "between 0 and 1") for item in schedule)
+    if not isinstance(schedule, np.ndarray | Sequence) or isinstance(schedule, str):
+        raise ValueError(f"gnc_schedule={_shown(schedule)} is not a sequence of numbers that rise from 0 to 1")
+    if len(schedule) > MOST_STAGES:
+        raise ValueError(f"gnc_schedule has {len(schedule)} stages, expected at most {MOST_STAGES}")
+    values = tuple(_real("gnc_schedule", item, 0.0, 1.0) for item in schedule)
     if len(values) < 2 or values[0] != 0 or values[-1] != 1 or any(b <= a for a, b in itertools.pairwise(values)):
-        raise ValueError(f"gnc_schedule={schedule!r} does not rise from 0 to 1")
+        raise ValueError(f"gnc_schedule={_shown(schedule)} does not rise from 0 to 1")
     return values

@@ -29,13 +29,14 @@ struct ImageSums {
 };
 
 struct FlowSums {
-  double length, u, v, divergence, largest;
+  double length, u, v, divergence, largest, leaving;  // leaving: pixels whose displacement leaves the frame
   __device__ __forceinline__ void merge(const FlowSums& other) {
     length += other.length;
     u += other.u;
     v += other.v;
     divergence += other.divergence;
     largest = fmax(largest, other.largest);
+    leaving += other.leaving;
   }
 };
 
@@ -97,19 +98,20 @@ __device__ __forceinline__ double line_divergence(const float* line, int size, l
 // Block (part, 0, frame): `part_size` pixels of a flow, a thread every blockDim.x-th of them.
 __global__ void flow_sums(const float* __restrict__ flow,  // (frames, 2, height, width)
                           int height, int width, int part_size,
-                          double* __restrict__ partial) {  // (frames, parts, 5), parts = gridDim.x
+                          double* __restrict__ partial) {  // (frames, parts, 6), parts = gridDim.x
   const int pixels = height * width;
   const float* plane_u = flow + blockIdx.z * 2LL * pixels;
   const float* plane_v = plane_u + pixels;
   const int begin = blockIdx.x * part_size, end = min(pixels - begin, part_size) + begin;
   FlowSums sums = {};
   for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
-    // 1. the pixel's own vector; a NaN is not the largest, but stays in the sum of lengths
+    // 1. the pixel's own vector; a NaN is not the largest, but it leaves the frame: no comparison with it is true
     double u = plane_u[i], v = plane_v[i], length = sqrt(u * u + v * v);
     sums.length += length;
     sums.u += u;
     sums.v += v;
     sums.largest = fmax(sums.largest, length);
+    if (!(fabs(u) < width && fabs(v) < height)) sums.leaving += 1.0;
     // 2. the last pixel of a row or column stands for all of it
     int y = i / width, x = i - y * width;
     if (x == width - 1) sums.divergence += line_divergence(plane_u + i - x, width, 1);
@@ -119,21 +121,20 @@ __global__ void flow_sums(const float* __restrict__ flow,  // (frames, 2, height
   if (threadIdx.x == 0) reinterpret_cast<FlowSums*>(partial)[blockIdx.z * (long long)gridDim.x + blockIdx.x] = sums;
 }
 
-// Block (0, 0, frame): one frame; its flow becomes zero where the frame is constant or the flow not finite.
-__global__ void settle(const double* __restrict__ partial,  // (frames, parts, 5)
+// Block (0, 0, frame): one frame; its flow becomes zero where the frame is constant or the flow leaves the frame.
+__global__ void settle(const double* __restrict__ partial,  // (frames, parts, 6)
                        int parts, int pixels,
                        float* __restrict__ flow,           // (frames, 2, pixels)
                        double* __restrict__ statistics) {  // (frames, COLUMNS)
   // 1. add the parts
-  const FlowSums sums = total_of_parts<FlowSums>(partial + blockIdx.z * 5LL * parts, parts);
+  const FlowSums sums = total_of_parts<FlowSums>(partial + blockIdx.z * 6LL * parts, parts);
   const double mean = sums.length / pixels, divergence = sums.divergence / pixels;
   const double translation = hypot(sums.u / pixels, sums.v / pixels);
 
   // 2. decide
   double* row = statistics + blockIdx.z * (long long)COLUMNS;
-  const bool finite = isfinite(mean) && isfinite(sums.largest) && isfinite(divergence) && isfinite(translation);
-  const bool constant = row[CONSTANT] != 0.0;
-  const bool zero = constant || !finite;
+  const bool constant = row[CONSTANT] != 0.0, diverged = !constant && sums.leaving > 0.0;
+  const bool zero = constant || diverged;
 
   // 3. write
   if (threadIdx.x == 0) {
@@ -141,7 +142,7 @@ __global__ void settle(const double* __restrict__ partial,  // (frames, parts, 5
     row[MAX_DISP] = zero ? 0.0 : sums.largest;
     row[MEAN_DIV] = zero ? 0.0 : divergence;
     row[MEAN_TRANSLATION] = zero ? 0.0 : translation;
-    row[DIVERGED] = !constant && !finite;
+    row[DIVERGED] = diverged;
   }
   if (!zero) return;
   float* planes = flow + blockIdx.z * 2LL * pixels;

@@ -1,6 +1,7 @@
 // Backward warp: registered(y, x) = image(y + v, x + u); see warp.cuh.
 //
 // Launch: blockIdx.z = frame; thread (x, y): one pixel, all channels.
+#include "pixel.cuh"
 #include "warp.cuh"
 
 // Planes at full resolution, linear: what the pre-alignment sees.
@@ -21,28 +22,6 @@ __global__ void warp_linear(const float* __restrict__ moving,     // (frames, ch
                                                                           height, width, 1)
                                                   : reference[blockIdx.z * reference_stride + channel * plane + pixel];
 }
-
-// Arithmetic of a pixel type, and its value for a result: integers are rounded to nearest even and saturated.
-template <typename T>
-struct Pixel;
-#define INTEGER_PIXEL(T, LOW, HIGH)                                                                     \
-  template <>                                                                                           \
-  struct Pixel<T> {                                                                                     \
-    typedef float Real;                                                                                 \
-    static __device__ __forceinline__ T from(float value) { return (T)fminf(fmaxf(rintf(value), LOW), HIGH); } \
-  };
-#define REAL_PIXEL(T)                                                       \
-  template <>                                                               \
-  struct Pixel<T> {                                                         \
-    typedef T Real;                                                         \
-    static __device__ __forceinline__ T from(T value) { return value; }     \
-  };
-INTEGER_PIXEL(unsigned char, 0.0f, 255.0f)
-INTEGER_PIXEL(signed char, -128.0f, 127.0f)
-INTEGER_PIXEL(unsigned short, 0.0f, 65535.0f)
-INTEGER_PIXEL(short, -32768.0f, 32767.0f)
-REAL_PIXEL(float)
-REAL_PIXEL(double)
 
 // Raw frames, in and out in the file's type T.
 template <typename T, int TAPS>

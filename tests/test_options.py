@@ -24,20 +24,42 @@ WRONG_VALUES = [
     ("cc_hw", 7, "below 8"),
     ("cc_hw", (64, 7), "below 8"),
     ("cc_hw", (64, 64, 64), "not one integer or a pair"),
-    ("eta", 0.0, "strictly between 0 and 1"),
-    ("eta", 1.0, "strictly between 0 and 1"),
-    ("eta", np.nan, "strictly between 0 and 1"),
-    ("a_data", 0.0, "above 0 and at most 1"),
-    ("a_data", 1.01, "above 0 and at most 1"),
-    ("a_smooth", -0.5, "above 0 and at most 1"),
-    ("alpha", 0, "a finite number above 0"),
-    ("alpha", -1, "a finite number above 0"),
-    ("alpha", np.inf, "a finite number above 0"),
+    ("eta", 0.0, r"is not between 0\.1 and 0\.95"),
+    ("eta", 1.0, r"is not between 0\.1 and 0\.95"),
+    ("eta", np.nan, r"is not between 0\.1 and 0\.95"),
+    ("a_data", 0.0, r"is not between 0\.01 and 1"),
+    ("a_data", 1.01, r"is not between 0\.01 and 1"),
+    ("a_smooth", -0.5, r"is not between 0\.01 and 1"),
+    ("alpha", 0, r"is not between 1e-06 and 1e\+06"),
+    ("alpha", -1, r"is not between 1e-06 and 1e\+06"),
+    ("alpha", np.inf, r"is not between 1e-06 and 1e\+06"),
     ("alpha", (1, 2, 3), "not one number or a pair"),
-    ("alpha", (1, 0), "a finite number above 0"),
+    ("alpha", (1, 0), r"is not between 1e-06 and 1e\+06"),
     ("sigma", (1, 1), r"sigma has shape \(2,\)"),
-    ("sigma", (1, 1, -0.1), "not finite and >= 0"),
-    ("sigma", ((1, 1, np.nan),), "not finite and >= 0"),
+    ("sigma", (1, 1, -0.1), "not between 0 and 50 frames throughout"),
+    ("sigma", ((1, 1, np.nan),), "not between 0 and 50 frames throughout"),
+    ("sigma", (1, 1e6, 0), "not between 0 and 200 pixels throughout"),
+    ("sigma", ((1, 1, 0), (1, 1, 51)), "not between 0 and 50 frames throughout"),
+    ("eta", 0.001, r"eta=0\.001 is not between 0\.1 and 0\.95"),
+    ("eta", 0.98, "eta=0.98 is not between"),
+    ("alpha", 10**400, "alpha=1000.* is not between"),
+    ("alpha", (1, 1e7), "alpha=10000000.0 is not between"),
+    ("a_data", 1e-30, "a_data=1e-30 is not between"),
+    ("levels", 1001, "levels=1001 is above 1000"),
+    ("min_level", 1001, "min_level=1001 is above 1000"),
+    ("iterations", 10**9, "iterations=1000000000 is above 100000"),
+    ("update_lag", 10**30, "update_lag=10+.* is above 100000"),
+    ("warping_steps", 1001, "warping_steps=1001 is above 1000"),
+    ("cc_up", 10**9, "cc_up=1000000000 is above 1000"),
+    ("cc_hw", (64, 10**9), "cc_hw=1000000000 is above 100000"),
+    ("buffer_size", 10**10, "buffer_size=10000000000 is above 1000000000"),
+    ("weight", (1, 1e300), "at most 1e\\+06"),
+    ("weight", np.full((4, 5), 2e6), "at most 1e\\+06"),
+    ("weight", (1, 1j), r"weight is complex \(complex128\), expected real numbers"),
+    ("weight", np.ma.masked_less(np.arange(6.0), 2), "weight is a masked array, 2 of whose values are masked"),
+    ("gnc_schedule", np.linspace(0, 1, 101), "gnc_schedule has 101 stages, expected at most 100"),
+    ("quality", np.zeros(3), "is not one of quality, balanced, fast"),
+    ("solver", [[[["sor"]]]], "is not one of auto"),
     ("weight", (0, 0), "above 0 somewhere"),
     ("weight", (1, -1), ">= 0"),
     ("weight", (1, np.nan), "finite"),
@@ -59,6 +81,12 @@ WRONG_TYPES = [
     ("alpha", "4"),
     ("alpha", True),
     ("alpha", None),
+    ("alpha", np.array(1.5)),
+    ("sigma", ("1", "1", "0")),
+    ("sigma", ((1, 1, 0), (1, 1))),
+    ("sigma", {"rows": 1}),
+    ("weight", "0.7,0.3"),
+    ("weight", [[1, 2], [3]]),
     ("cc_initialization", 1),
     ("update_initialization_w", "yes"),
     ("gnc_schedule", ("0", "1")),
@@ -210,12 +238,39 @@ def test_from_file(tmp_path):
         ("options.json", "[1]", ValueError, "holds list, expected names and values"),
         ("options.toml", "alfa = 4", TypeError, "unknown option 'alfa'"),
         ("options.json", '{"alpha": -4}', ValueError, "alpha=-4"),
+        ("options.json", '{"alpha": ' + 20_000 * "[" + 20_000 * "]" + "}", ValueError, "nested too deeply"),
+        ("options.toml", "alpha = " + 20_000 * "[" + 20_000 * "]", ValueError, "nested too deeply"),
     ],
 )
 def test_wrong_file(name, text, error, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(error, match=message):
         Options.from_file(tmp_path / name)
+
+
+def test_wrong_values_in_deep_nests_are_one_short_line():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    for name in NOT_DEFAULT:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            Options(**{name: deep})
+        assert name in str(caught.value)
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["levels", "iterations", "eta", "a_data", "a_smooth", "alpha", "cc_hw", "cc_up"])
+def test_limits_are_allowed(name):
+    field = next(field for field in dataclasses.fields(Options) if field.name == name)
+    for limit in field.metadata["limits"]:
+        assert getattr(Options(**{name: limit}), name) == limit
+
+
+def test_file_that_is_no_text(tmp_path):
+    (tmp_path / "options.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"options\.json.* cannot be parsed"):
+        Options.from_file(tmp_path / "options.json")
 
 
 def test_missing_file(tmp_path):

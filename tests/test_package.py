@@ -29,6 +29,7 @@ PUBLIC = {
     "map_frames",
     "register",
     "register_file",
+    "smooth_file",
     "warp",
 }
 
@@ -112,7 +113,10 @@ def test_signatures_that_other_code_relies_on():
         "register_file": ["source", "target", "executor", "reference", "flow_file", "options"],
         "estimate_flow": ["fixed", "moving", "options"],
         "warp": ["frames", "flow", "reference", "interpolation"],
-        "map_frames": ["func", "stack", "out", "n_workers", "progress"],
+        "map_frames": [
+            *("func", "stack", "out", "n_workers", "progress", "chunk", "dtype", "shape", "timeout"),
+            "overwrite",
+        ],
     }
     for name, expected in parameters.items():
         assert list(inspect.signature(getattr(flowreg_gpu, name)).parameters)[: len(expected)] == expected

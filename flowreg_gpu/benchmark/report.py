@@ -31,9 +31,9 @@ class Report(NamedTuple):
             if "failed" in row and row["executor"] not in BACKENDS
         ]
 
-    def save(self, path: PathLike) -> None:
+    def save(self, path: PathLike, *, overwrite: bool = False) -> None:
         """Write JSON, which appears under its name when it is complete."""
-        with PendingFile(path) as pending:
+        with PendingFile(path, overwrite=overwrite) as pending:
             Path(pending.path).write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:

@@ -77,7 +77,7 @@ def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
     source = _write_recording(Path(task.folder, "recording.tif"), known.movie, len(known.movie))
     registered, flow = checked_files(task)
     with executor:
-        register_file(source, registered, executor, known.reference, flow, options, channels=channels)
+        register_file(source, registered, executor, known.reference, flow, options, channels=channels, overwrite=True)
         error = end_point_error(tifffile.imread(flow), known.flow)
         figures: dict[str, Any] = {"workers": executor.n_workers, "end_point_error": error}
 
@@ -91,6 +91,7 @@ def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
                 known.reference,
                 options=options,
                 channels=channels,
+                overwrite=True,
                 progress=lambda stage, finished, total: totals.update({stage: total}),
             )
             return sum(totals.values())

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from flowreg_gpu.benchmark.rivals import BACKENDS
 from flowreg_gpu.benchmark.run import Settings, run_benchmark
-from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say
+from flowreg_gpu.cli.options import add_keeping, whole_number
+from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.io import check_output
 from flowreg_gpu.options import PRESETS
@@ -22,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Register a movie with known motion from file to file with every executor, compare the results "
         "with those of the sequential one, and print one table."
     )
-    parser.add_argument("--frames", type=int, metavar="N", help="of every recording (what takes some seconds)")
+    parser.add_argument("--frames", type=whole_number, metavar="N", help="of every recording (what takes some seconds)")
     height, width = size = Settings.height, Settings.width
     parser.add_argument("--size", type=_size, default=size, metavar="HxW", help=f"of the frames ({height}x{width})")
-    parser.add_argument("--channels", type=int, default=Settings.channels, metavar="C", help="1 or 2 (%(default)s)")
+    parser.add_argument(
+        "--channels", type=whole_number, default=Settings.channels, metavar="C", help="1 or 2 (%(default)s)"
+    )
     parser.add_argument(
         "--quality",
         nargs="+",
@@ -40,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join([*sorted(EXECUTORS), *BACKENDS])} (all that can run)",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="workers of each executor (one per CPU)")
+    parser.add_argument("--workers", type=whole_number, metavar="N", help="workers of each executor (one per CPU)")
     parser.add_argument("--json", metavar="FILE", help="keep all figures, options and versions")
+    add_keeping(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
@@ -67,7 +71,7 @@ def run(chosen: argparse.Namespace) -> int:
             frames=chosen.frames,
         )
         if chosen.json is not None:
-            check_output(chosen.json)
+            check_output(chosen.json, overwrite=chosen.overwrite)
     except (ValueError, TypeError, OSError) as error:
         return say(error, WRONG_USAGE)
 
@@ -81,10 +85,10 @@ def run(chosen: argparse.Namespace) -> int:
                 bar.update(finished - bar.n)
 
             report = run_benchmark(settings, progress)
-        print(report)
+        tell(report)
         if chosen.json is not None:
-            report.save(chosen.json)
-            print(f"\nfigures: {chosen.json}")
+            report.save(chosen.json, overwrite=chosen.overwrite)
+            tell("", f"figures: {chosen.json}")
         if report.failures:
             raise RuntimeError("; ".join(report.failures))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from flowreg_gpu.cli.status import tell
 from flowreg_gpu.diagnostics import report
 
 __all__ = ["add_arguments", "run"]
@@ -15,5 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the report; the exit status."""
-    print(report())
+    tell(report())
     return 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import flowreg_gpu
-from flowreg_gpu.cli.status import INTERRUPTED, say
+from flowreg_gpu.cli.status import INTERRUPTED, say, warn
+from flowreg_gpu.cli.stop import Stopped, stopping_on_signals
 
 __all__ = ["main"]
 
@@ -18,6 +18,8 @@ __all__ = ["main"]
 COMMANDS = {
     "register": "register a TIFF recording",
     "demo": "make a movie with known motion, register it, and measure the error",
+    "smooth": "filter a recording by a Gaussian in space and time",
+    "clean": "remove what runs that died have left",
     "doctor": "say what this machine offers and what would be used",
     "benchmark": "measure every executor on this machine, and pyflowreg where it is installed",
 }
@@ -26,18 +28,20 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     try:
-        with warnings.catch_warnings():  # also of the libraries that a command's module loads
+        with stopping_on_signals(), warnings.catch_warnings():  # also of the libraries that a command's module loads
             warnings.simplefilter("always", RuntimeWarning)
             warnings.showwarning = _show_warning
             chosen = _parser().parse_args(arguments)
             status: int = chosen.run(chosen)
-    except KeyboardInterrupt:  # also while a command's module is loaded and its input is checked
+    except Stopped as signal:  # also while a command's module is loaded and its input is checked
+        return say(signal, signal.status)
+    except KeyboardInterrupt:
         return say(RuntimeError("interrupted"), INTERRUPTED)
     return status
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"flowreg-gpu: warning: {message}", file=sys.stderr)
+    warn(message)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import Options
 
-__all__ = ["add_execution", "add_options", "chosen_options"]
+__all__ = ["add_execution", "add_keeping", "add_options", "chosen_options", "whole_number"]
 
 Value = TypeVar("Value")
 
@@ -20,8 +20,13 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor", default="auto", help=f"{', '.join(sorted(EXECUTORS))}, or auto, the best there is (%(default)s)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="workers of the executor (one per CPU)")
+    parser.add_argument("--workers", type=whole_number, metavar="N", help="workers of the executor (one per CPU)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def add_keeping(parser: argparse.ArgumentParser) -> None:
+    """Add the flag without which no file is replaced."""
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs, complete or partial, that exist")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--options", metavar="FILE", help="TOML or JSON file of options; the ones below override it")
     for field in dataclasses.fields(Options):
         flags = [f"--{field.name.replace('_', '-')}", *([f"--{field.name}"] if "_" in field.name else [])]
-        parse = _PARSERS[str(field.type)]
-        group.add_argument(*flags, dest=f"option_{field.name}", type=parse, metavar="X", help=_help(field))
+        group.add_argument(*flags, dest=f"option_{field.name}", type=_parser(field), metavar="X", help=_help(field))
 
 
 def chosen_options(chosen: argparse.Namespace) -> Options:
@@ -64,6 +68,29 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def whole_number(text: str) -> int:
+    """Parse '8', of a flag that argparse then names."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _parser(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    """What turns the text of a flag into a value; where it cannot, argparse is told what the flag takes."""
+    parse, form = _FORMS[str(field.type)]
+    limits = field.metadata["limits"]
+    expected = form if limits is None else f"{form}, from {limits[0]:g} to {limits[1]:g}"
+
+    def parse_or_explain(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
+
+    return parse_or_explain
+
+
 def _numbers(text: str) -> float | tuple[float, ...]:
     """Parse '4' or '2,6'."""
     return _unwrap(_several(text))
@@ -92,20 +119,23 @@ def _unwrap(values: tuple[Value, ...]) -> Value | tuple[Value, ...]:
 def _switch(text: str) -> bool:
     """Parse 'true' or 'false'."""
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+        raise ValueError(text)
     return text.lower() == "true"
 
 
-#: How the text of a flag is parsed, by the annotation of its field.
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "bool": _switch,
-    "float": float,
-    "float | tuple[float, float]": _numbers,
-    "int": int,
-    "int | None": int,
-    "int | tuple[int, int]": _whole_numbers,
-    "Sequence[float] | Sequence[Sequence[float]]": _rows,
-    "str": str,
-    "tuple[float, ...] | None": _several,
-    "Weight": _several,
+#: How the text of a flag is parsed, and what it has to be, by the annotation of its field.
+_FORMS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "bool": (_switch, "true or false"),
+    "float": (float, "a number"),
+    "float | tuple[float, float]": (_numbers, "one number, or two with a comma between"),
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
+    "int | tuple[int, int]": (_whole_numbers, "one whole number, or two with a comma between"),
+    "Sequence[float] | Sequence[Sequence[float]]": (
+        _rows,
+        "three numbers with commas between, or such a triple for each channel with semicolons between",
+    ),
+    "str": (str, "a word"),
+    "tuple[float, ...] | None": (_several, "numbers with commas between"),
+    "Weight": (_several, "numbers with commas between, one for each channel"),
 }

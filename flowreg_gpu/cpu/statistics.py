@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled
 
-__all__ = ["correlation", "flow_statistics"]
+__all__ = ["correlation", "flow_statistics", "leaves_frame"]
 
 
 def flow_statistics(flow: NDArray[np.float32]) -> tuple[float, float, float, float]:
@@ -23,6 +23,17 @@ def flow_statistics(flow: NDArray[np.float32]) -> tuple[float, float, float, flo
     """
     mean, largest, divergence, u, v = _flow_statistics(flow)
     return mean, largest, divergence, float(np.hypot(u, v))
+
+
+def leaves_frame(flow: NDArray[np.float32]) -> bool:
+    """Whether a flow (2, H, W) has diverged: somewhere |u| >= W or |v| >= H, or it is not finite.
+
+    Such a displacement ends outside the frame wherever it begins. The registered pixel would be the reference's, and
+    its correlation perfect.
+    """
+    _, height, width = flow.shape
+    u, v = np.abs(flow[0]).max(), np.abs(flow[1]).max()
+    return not (u < width and v < height)  # no comparison with NaN is true
 
 
 @compiled

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.jit import compiled, inlined
+from flowreg_gpu.cpu.store import store
 from flowreg_gpu.model.resampling import CUBIC_A
 
 __all__ = ["warp", "warp_frame"]
@@ -65,27 +66,11 @@ def warp_frame(
         *map(_flat, (image, flow, reference)), height, width, channels, channels, 1, _ONE, _ONE,
         _TAPS[interpolation], _flat(warped),
     )  # fmt: skip
-    if integers:
-        limits = np.iinfo(frame.dtype)
-        _round_saturate(warped, np.float32(limits.min), np.float32(limits.max), out)
-    else:
-        for channel in range(channels):
-            out[..., channel] = warped[channel]
+    store(warped, out)
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(-1)
-
-
-@compiled
-def _round_saturate(planes, low, high, out):
-    """Round planes (C, H, W) float32 to nearest even, limit them to [low, high] and write them to `out` (H, W, C)."""
-    channels, height, width = planes.shape
-    for channel in range(channels):
-        for y in range(height):
-            for x in range(width):
-                value = np.rint(planes[_U(channel), _U(y), _U(x)])
-                out[_U(y), _U(x), _U(channel)] = min(max(value, low), high)
 
 
 @inlined

@@ -36,7 +36,7 @@ BLOCK = (256,)
 PART = 16 * BLOCK[0]  # elements that a block adds up; with it the order of all sums is fixed
 # what a block leaves of a part
 IMAGE_SUMS = ("a", "aa", "ab")
-FLOW_SUMS = ("length", "u", "v", "divergence", "largest")
+FLOW_SUMS = ("length", "u", "v", "divergence", "largest", "leaving")
 STRUCTS = {
     "ImageSums": struct(**dict.fromkeys(IMAGE_SUMS, np.float64)),
     "FlowSums": struct(**dict.fromkeys(FLOW_SUMS, np.float64)),
@@ -102,8 +102,9 @@ def describe_frames(
 def describe_flow(device: Device, flow: Buffer, statistics: Buffer) -> None:
     """Write the columns of the flow (n, 2, H, W) float32, H, W >= 2; see `flowreg_gpu.cpu.statistics`.
 
-    Reads the column `constant`. The flow of a constant frame, and one whose statistics are not finite, becomes zero in
-    place; the latter is marked in the column `diverged`.
+    Reads the column `constant`. The flow of a constant frame, and one that leaves the frame as
+    `flowreg_gpu.cpu.statistics.leaves_frame` says, becomes zero in place; the latter is marked in the column
+    `diverged`.
 
     Raises
     ------

@@ -11,13 +11,23 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.options import FRAME_DTYPES
 
-__all__ = ["STATISTICS", "Batch", "BatchResult", "FlowMean", "Progress", "check_warpable", "find_nonfinite"]
+__all__ = [
+    "FLAGS",
+    "STATISTICS",
+    "Batch",
+    "BatchResult",
+    "FlowMean",
+    "Progress",
+    "check_warpable",
+    "find_nonfinite",
+    "unflagged",
+]
 
 Progress = Callable[[int], None]
 
 
 #: Columns of the array `statistics`: displacements and divergence in pixels and pixels per pixel, correlations with
-#: the raw reference, and 1 where the frame was constant and where its flow was not finite.
+#: the raw reference, and flags: 1 where the frame was constant, and where its flow had left the frame and diverged.
 STATISTICS = (
     "mean_disp",
     "max_disp",
@@ -30,23 +40,41 @@ STATISTICS = (
 )
 
 
+#: The columns that are flags.
+FLAGS = slice(STATISTICS.index("constant"), None)
+
+
+def unflagged(statistics: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which frames have a flow of their own, (n,), by their statistics (n, 8): those without any flag."""
+    own: NDArray[np.bool_] = np.all(statistics[:, FLAGS] == 0, axis=1)
+    return own
+
+
 class FlowMean:
-    """Mean of the flows that batches hand in, summed frame by frame in float64, so that the batch does not matter."""
+    """Mean of the flows that batches hand in, summed frame by frame in float64, so that the batch does not matter.
+
+    Flagged frames are left out: their flow is zero, so that the sum may hold it, and they do not count.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.total: NDArray[np.float64] | None = None
 
-    def add(self, flows: NDArray[np.float32]) -> None:
-        """Add flows (n, H, W, 2)."""
+    def add(self, flows: NDArray[np.float32], statistics: NDArray[np.float64]) -> None:
+        """Add flows (n, H, W, 2) of frames with these statistics (n, 8)."""
         for flow in np.moveaxis(flows, -1, 1):
             self.total = flow.astype(np.float64) if self.total is None else self.total + flow
-        self.count += len(flows)
+        self.count += int(np.count_nonzero(unflagged(statistics)))
 
-    def planes(self) -> NDArray[np.float32]:
-        """Mean (2, H, W)."""
-        assert self.total is not None
-        return (self.total / self.count).astype(np.float32)
+    def copy(self) -> FlowMean:
+        """The mean as it is now."""
+        copied = FlowMean()
+        copied.count, copied.total = self.count, self.total  # add() makes a new array
+        return copied
+
+    def planes(self, otherwise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean (2, H, W), or another flow where no frame counts."""
+        return (self.total / self.count).astype(np.float32) if self.total is not None and self.count else otherwise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +94,7 @@ class Batch:
     keep_flow : bool
         False lets the executor leave the flow out of its result.
     mean, averaged : FlowMean or None, int
-        Where to add the flows of the last `averaged` frames.
+        Where to add the flows of the last `averaged` frames; those of flagged ones do not count.
     progress : callable or None
         Called with the number of newly finished frames, also while the batch runs.
     """

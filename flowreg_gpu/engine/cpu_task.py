@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu import cpu
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.cpu.statistics import correlation, flow_statistics
+from flowreg_gpu.cpu.statistics import correlation, flow_statistics, leaves_frame
 from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.options import Options
@@ -55,18 +55,16 @@ class RegistrationTask:
         frame, reference = arrays["frames"][index + halo], arrays["reference"]
         constant = frame.min() == frame.max()
         flow = cpu.zero_flow(arrays["start"]) if constant else self._flow(arrays, index)
-        statistics = flow_statistics(flow)
-        diverged = not np.isfinite(statistics).all()
-        if diverged:  # it would spoil the start flow of every frame to come
+        diverged = leaves_frame(flow)
+        if diverged:
             flow = cpu.zero_flow(flow)
-            statistics = flow_statistics(flow)
         registered = arrays["registered"][index]
         cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
         row = index - (len(arrays["registered"]) - len(arrays["flow"]))
         if row >= 0:
             np.stack(tuple(flow), axis=-1, out=arrays["flow"][row])  # four times as fast as copying a transposed view
         arrays["statistics"][index] = (
-            *statistics,
+            *flow_statistics(flow),
             correlation(frame, reference),
             correlation(registered, reference),
             constant,

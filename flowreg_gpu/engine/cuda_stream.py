@@ -17,7 +17,7 @@ from flowreg_gpu.cuda.flow import add_frames, interleave
 from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.cuda.staging import PinnedArrays, Staging
-from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult
+from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, unflagged
 from flowreg_gpu.engine.cuda_task import DeviceTask
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.engine.memory import device_batch, frame_bytes, memory_key
@@ -105,7 +105,7 @@ class DeviceStream:
                     self._run_parts(state, result, start, total)
                 except DeviceMemoryError as error:
                     self._halve(error)
-            self._download_total(batch, total)
+            self._download_total(batch, total, result)
             return result
         except BaseException:
             # what is still queued uses memory that is let go here
@@ -201,11 +201,11 @@ class DeviceStream:
         total = batch.mean.total
         return upload(self._device, np.zeros(batch.start.shape) if total is None else total)
 
-    def _download_total(self, batch: Batch, total: Buffer | None) -> None:
+    def _download_total(self, batch: Batch, total: Buffer | None, result: BatchResult) -> None:
         if total is None or batch.mean is None:
             return
         host = self._pinned.get("total", total.shape, np.float64)
         self._device.copy(host, total)
         self._device.synchronize()
         batch.mean.total = host.copy()
-        batch.mean.count += batch.averaged
+        batch.mean.count += int(np.count_nonzero(unflagged(result.statistics[batch.count - batch.averaged :])))

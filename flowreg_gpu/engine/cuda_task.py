@@ -86,7 +86,7 @@ class DeviceTask:
         statistics = device.empty((frames.shape[0], len(STATISTICS)), np.float64)
         describe_frames(device, frames, self._reference, self._reference_sums, statistics, "correlation_before")
         flow = self._flow(source, start)
-        describe_flow(device, flow, statistics)  # constant frames and flows that are not finite: zero
+        describe_flow(device, flow, statistics)  # constant frames and flows that leave the frame: zero
         registered = warp_frames(device, frames, flow, self._reference, self._job.options.interpolation_method)
         describe_frames(device, registered, self._reference, self._reference_sums, statistics, "correlation_after")
         return DeviceResult(registered, flow, statistics)

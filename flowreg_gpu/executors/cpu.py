@@ -77,7 +77,7 @@ class CPUExecutor(BaseExecutor):
         statistics = self._allocate("statistics", (count, len(STATISTICS)), np.float64)
         self._run(self._task, range(count), batch.progress)
         if batch.mean is not None:
-            batch.mean.add(flow[batch.flows - batch.averaged :])
+            batch.mean.add(flow[batch.flows - batch.averaged :], statistics[count - batch.averaged :])
         return BatchResult(registered, flow if batch.keep_flow else None, statistics)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import Batch, BatchResult, Progress, check_warpable, find_nonfinite
 from flowreg_gpu.engine.job import Job
-from flowreg_gpu.options import Options, check_size
+from flowreg_gpu.options import Options, check_plain, check_size
 
 __all__ = ["ProcessBatch"]
 
@@ -80,9 +80,11 @@ class ProcessBatch:
         """
         _refuse_custom(get_displacement_func, "get_displacement_func", "get_displacement")
         _refuse_custom(imregister_func, "imregister_func", "imregister_wrapper")
-        batch, batch_proc, reference_raw, reference_proc, w_init = map(
-            np.asarray, (batch, batch_proc, reference_raw, reference_proc, w_init)
-        )
+        names = "batch", "batch_proc", "reference_raw", "reference_proc", "w_init"
+        arrays = batch, batch_proc, reference_raw, reference_proc, w_init
+        for name, array in zip(names, arrays, strict=True):
+            check_plain(array, name)
+        batch, batch_proc, reference_raw, reference_proc, w_init = map(np.asarray, arrays)
         options = Options.from_flow_params(
             {**(kwargs.get("flow_params") or {}), "interpolation_method": interpolation_method}
         )

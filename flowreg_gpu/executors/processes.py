@@ -77,7 +77,7 @@ class MultiprocessingExecutor(CPUExecutor):
         if obstacle is not None:
             self._fall_back(obstacle)
             return
-        hint = 'a smaller batch, or executor="threading"'
+        hint = 'a smaller batch or executor="threading"'
         self._pool = FramePool(self.n_workers, memory_hint=hint)
         self._pool.start()
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.io.base import SUPPORTED_DTYPES, FrameReader, FrameWriter, supported_dtype
+from flowreg_gpu.options import check_plain
 
 
 class ArrayReader(FrameReader):
@@ -23,7 +24,7 @@ class ArrayReader(FrameReader):
     Raises
     ------
     ValueError
-        Neither three nor four axes, an axis of length zero, or an unsupported dtype.
+        Neither three nor four axes, an axis of length zero, masked or complex values, or an unsupported dtype.
 
     Examples
     --------
@@ -34,6 +35,7 @@ class ArrayReader(FrameReader):
     """
 
     def __init__(self, array: Any) -> None:
+        check_plain(array, "array")
         self.threaded = isinstance(array, np.ndarray)  # what reads as it is indexed may be bound to its thread
         if self.threaded:
             # A subclass may compute as it is indexed, and once more when that result is indexed again: sbxreader's map

@@ -236,10 +236,13 @@ class FrameWriter(abc.ABC):
             self.abort()
 
 
-def keep_partials(writers: Sequence[FrameWriter]) -> None:
-    """Have the writers of a run that failed keep what they have; then a RuntimeWarning names every file."""
+def keep_partials(writers: Sequence[FrameWriter], hint: str = "") -> None:
+    """Have the writers of a run that failed keep what they have; then a RuntimeWarning names every file.
+
+    `hint` says what can be done with the frames.
+    """
     kept = [(writer, writer.keep_partial()) for writer in writers]
     for writer, paths in kept:
         for path in paths:
             finished = f"{writer.n_written} of {writer.n_frames} frames were finished"
-            warnings.warn(f"{finished} and are kept in {path!r}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{finished} and are kept in {path!r}{hint}", RuntimeWarning, stacklevel=3)

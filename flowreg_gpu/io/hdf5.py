@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,29 @@ class Hdf5FlowWriter(ReservedFileWriter):
         The file appears there at `close`, and only if every frame was written.
     n_frames, height, width : int
         Size of the recording.
+    overwrite : bool
+        Whether an older file, and an older partial file, are replaced.
+    resume_at : int, optional
+        Frames that the partial file holds already; None begins a new one.
 
     Raises
     ------
     ModuleNotFoundError
         h5py is not installed.
-    FileNotFoundError, PermissionError, OSError
-        The folder does not exist, takes no new file, or has too little space.
+    FileNotFoundError, PermissionError, FileExistsError, OSError
+        As `PendingFile`.
     """
 
-    def __init__(self, path: PathLike, n_frames: int, height: int, width: int) -> None:
+    def __init__(
+        self,
+        path: PathLike,
+        n_frames: int,
+        height: int,
+        width: int,
+        *,
+        overwrite: bool = False,
+        resume_at: int | None = None,
+    ) -> None:
         try:
             import h5py
         except ImportError as error:
@@ -42,23 +56,38 @@ class Hdf5FlowWriter(ReservedFileWriter):
                 'HDF5 files need h5py, which is not installed: pip install "flowreg-gpu[hdf5]"'
             ) from error
         super().__init__((n_frames, height, width, 2), np.float32)
-        n_bytes = n_frames * (height * width * 8 + BYTES_PER_CHUNK)
-        with self._reserve(path, n_bytes), h5py.File(self._pending.path, "w") as file:
-            self._offsets = self._lay_out(h5py, file)
+        self._h5py: Any = h5py
+        self._reserve(path, n_frames * (height * width * 8 + BYTES_PER_CHUNK), overwrite, resume_at)
 
-    def _lay_out(self, h5py: Any, file: Any) -> NDArray[np.int64]:
-        """Create the dataset with a place for every frame; return these places."""
+    def _open_file(self, mode: str) -> Any:
+        return self._h5py.File(self.pending.path, mode, locking=False)  # the run holds it already
+
+    def _lay_out(self) -> None:
+        with self._open_file("w") as file:
+            dataset = self._create_dataset(file)
+            dataset.attrs["axes"] = "TYXC"
+            dataset.attrs["convention"] = FLOW_CONVENTION
+            dataset.attrs["units"] = "pixels"
+            self._offsets = self._chunk_offsets(dataset)
+
+    def _find_places(self) -> None:
+        with self._open_file("r") as file:
+            self._offsets = self._chunk_offsets(file["flow"])
+
+    def _create_dataset(self, file: Any) -> Any:
+        """Create the dataset with a place for every frame."""
+        h5py = self._h5py
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_chunk((1, *self.shape[1:]))
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        creation.set_obj_track_times(False)  # the same frames make the same file, to the last byte
         space = h5py.h5s.create_simple(self.shape)
-        dataset = h5py.Dataset(
+        return h5py.Dataset(
             h5py.h5d.create(file.id, b"flow", h5py.h5t.py_create(self.dtype, logical=True), space, creation)
         )
-        dataset.attrs["axes"] = "TYXC"
-        dataset.attrs["convention"] = FLOW_CONVENTION
-        dataset.attrs["units"] = "pixels"
+
+    def _chunk_offsets(self, dataset: Any) -> NDArray[np.int64]:
         offsets = np.empty(self.n_frames, np.int64)
 
         def note(chunk: Any) -> None:
@@ -71,3 +100,6 @@ class Hdf5FlowWriter(ReservedFileWriter):
     def _store(self, frames: NDArray[Any], start: int) -> None:
         for i, frame in enumerate(frames, start):
             self._write_bytes(int(self._offsets[i]), np.ascontiguousarray(frame, self.dtype))
+
+    def _places(self, frame: int) -> Iterator[tuple[int, int]]:
+        yield int(self._offsets[frame]), self.height * self.width * 8

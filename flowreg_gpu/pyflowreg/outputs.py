@@ -90,9 +90,9 @@ class Outputs(contextlib.ExitStack):
         """Write ``statistics.npz`` and ``reference_frame.npy``."""
         folder.mkdir(parents=True, exist_ok=True)
         statistics = {name: summary.statistics[name] for name in STATISTICS}
-        with PendingFile(folder / "statistics.npz") as pending, open(pending.path, "wb") as file:
+        with PendingFile(folder / "statistics.npz", overwrite=True) as pending, open(pending.path, "wb") as file:
             np.savez(file, **statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
-        with PendingFile(folder / "reference_frame.npy") as pending, open(pending.path, "wb") as file:
+        with PendingFile(folder / "reference_frame.npy", overwrite=True) as pending, open(pending.path, "wb") as file:
             np.save(file, reference)
 
 

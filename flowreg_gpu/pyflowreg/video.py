@@ -99,8 +99,8 @@ class VideoSink(FrameWriter):
         self._hidden: Path | None = None
         self._paths = _paths(writer, self.n_channels)
         for path in self._paths:
-            check_output(path, inputs)
-            check_output(partial_name(path), inputs)
+            check_output(path, inputs, overwrite=True)  # as pyflowreg does
+            check_output(partial_name(path), inputs, overwrite=True)
 
     def _store(self, frames: NDArray[Any], start: int) -> None:
         if self._paths and self._hidden is None:

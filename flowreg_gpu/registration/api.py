@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.io import ArrayReader, ArrayWriter, PathLike
-from flowreg_gpu.options import Options, merge_options
+from flowreg_gpu.options import Options, check_plain, merge_options
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.reference import ReferenceLike
@@ -69,6 +69,7 @@ def register(
     >>> registered.shape, flow.shape
     ((3, 32, 40), (3, 32, 40, 2))
     """
+    check_plain(movie, "movie")
     movie = np.asarray(movie)
     reader = ArrayReader(movie)
     registration = Registration(
@@ -93,6 +94,8 @@ def register_file(
     n_workers: int | None = None,
     batch: int | None = None,
     verify: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> Summary:
@@ -112,6 +115,11 @@ def register_file(
     verify : int
         Number of frames, spread over the recording, that are registered on the CPU too; the summary says how they
         compare, and a RuntimeWarning if the flows differ more than rounding explains.
+    resume : bool
+        Go on with a run of the same arguments that ended early, for whatever reason, after the last batch that it
+        wrote; the result is that of an uninterrupted run. Without one, begin.
+    overwrite : bool
+        Replace outputs, complete or partial, that exist.
     executor, reference, options, n_workers, batch, progress, **overrides
         As in `register`.
 
@@ -122,9 +130,9 @@ def register_file(
     Raises
     ------
     ValueError, TypeError, OSError
-        Input that cannot be registered or an output that cannot be written; raised before any work is done. A
-        fault in the middle leaves nothing under the final names; the frames finished by then are kept in files with
-        ``.partial`` before the extension, and a RuntimeWarning names them.
+        Input that cannot be registered, or an output that exists or cannot be written; raised before any work is
+        done. A fault in the middle leaves nothing under the final names; the frames finished by then are kept in files
+        with ``.partial`` before the extension, and a RuntimeWarning names them.
     """
     with FileRegistration(
         source,
@@ -138,5 +146,7 @@ def register_file(
         n_workers=n_workers,
         batch=batch,
         verify=verify,
+        resume=resume,
+        overwrite=overwrite,
     ) as registration:
         return registration.run(progress)

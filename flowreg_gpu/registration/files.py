@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import os
-from collections.abc import Sequence
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import flowreg_gpu
 from flowreg_gpu.io import (
     PathLike,
     PendingFile,
+    ReservedFileWriter,
     TiffReader,
     TiffWriter,
     check_output,
@@ -20,6 +27,7 @@ from flowreg_gpu.io import (
     open_flow_writer,
     partial_name,
 )
+from flowreg_gpu.registration.journal import Journal, JournalError, journal_name
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.summary import Summary
 
@@ -29,11 +37,11 @@ __all__ = ["FileRegistration"]
 class FileRegistration:
     """A registration from TIFF to TIFF whose input and output have been checked; `run` does the work.
 
-    A context manager: leaving it without `run` having finished leaves no file behind.
+    A context manager: leaving it without `run` having finished leaves nothing but what an earlier run had finished.
 
     Parameters
     ----------
-    source, target, flow_file, axes, channels
+    source, target, flow_file, axes, channels, resume, overwrite
         As in `register_file`.
     **arguments
         Those of `Registration`, but for its reader.
@@ -52,61 +60,228 @@ class FileRegistration:
         *,
         axes: str | None = None,
         channels: int | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
         **arguments: Any,
     ) -> None:
-        self.statistics_file = Path(target).with_name(Path(target).stem + "_statistics.npz")
         if Path(target).suffix.lower() not in (".tif", ".tiff"):
             raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
+        self.statistics_file = statistics_name(target)
+        self._overwrite = overwrite
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
+            self._inputs = {path: _stamp(path) for path in _named_files(reader, arguments)}
             self.registration = Registration(reader, keep_flow=flow_file is not None, **arguments)
-            reference = arguments.get("reference")
-            named = [reference] if isinstance(reference, str | os.PathLike) else []
-            self._check_outputs(target, flow_file, [*reader.paths, *named])
-            self._writer = TiffWriter(
-                target,
-                n_frames=reader.n_frames,
-                height=reader.height,
-                width=reader.width,
-                n_channels=reader.n_channels,
-                dtype=reader.dtype,
-                like=reader,
-            )
-            stack.callback(self._writer.abort)
-            self._flow_writer = None
-            if flow_file is not None:
-                self._flow_writer = open_flow_writer(flow_file, reader.n_frames, reader.height, reader.width)
-                stack.callback(self._flow_writer.abort)
+            outputs = [target] if flow_file is None else [target, flow_file]
+            given = _given(reader, self.registration, outputs, axes, channels, arguments)
+            journal = _open_journal(target, resume, overwrite)
+            if journal is not None:
+                stack.callback(journal.close)
+                journal.check(given)
+            finishing = journal is not None and journal.complete
+            self._check_outputs(outputs, finishing)
+            if journal is None:
+                PendingFile(self.statistics_file, overwrite=overwrite).discard()
+            self._writers: list[ReservedFileWriter] = []
+            if not finishing:
+                self._open_writers(stack, reader, outputs, journal)
+            if journal is None:
+                journal = Journal.create(target, given, reader.shape, self._writers)
+                stack.callback(journal.close)
+            journal.attach(self._writers)
+            self._journal = journal
             self._stack = stack.pop_all()
 
-    def _check_outputs(self, target: PathLike, flow_file: PathLike | None, inputs: list[PathLike]) -> None:
+    @property
+    def resumed_at(self) -> int:
+        """Frames that the run which this one goes on with had finished."""
+        checkpoint = self._journal.checkpoint
+        return 0 if checkpoint is None else checkpoint.finished
+
+    def _check_outputs(self, outputs: Sequence[PathLike], finishing: bool) -> None:
         """Refuse outputs, also those of a run that fails, in the place of an input or of each other."""
-        outputs = [target] if flow_file is None else [target, flow_file]
-        if flow_file is not None and Path(flow_file).resolve() == Path(target).resolve():
-            raise ValueError(f"flow_file={os.fspath(flow_file)!r} is also the output")
-        for output in (*outputs, *map(partial_name, outputs), self.statistics_file):
-            check_output(output, inputs)
+        if len(outputs) > 1 and Path(outputs[1]).resolve() == Path(outputs[0]).resolve():
+            raise ValueError(f"flow_file={os.fspath(outputs[1])!r} is also the output")
+        inputs = list(self._inputs)
+        for output in (*outputs, self.statistics_file):
+            check_output(output, inputs, overwrite=self._overwrite or finishing)
+            check_output(partial_name(output), inputs, overwrite=True)  # whether it may exist, the writers know
+
+    def _open_writers(
+        self, stack: contextlib.ExitStack, reader: TiffReader, outputs: Sequence[PathLike], journal: Journal | None
+    ) -> None:
+        finished = None if journal is None else journal.checkpoint.finished if journal.checkpoint else 0
+        how: Any = {"overwrite": self._overwrite, "resume_at": finished}
+        n_frames, height, width, n_channels = reader.shape
+        size: Any = {"n_frames": n_frames, "height": height, "width": width, "n_channels": n_channels}
+        recording = TiffWriter(outputs[0], **size, dtype=reader.dtype, like=reader, **how)
+        self._writers.append(recording)
+        stack.callback(recording.keep_partial)  # after close(), or where nothing is finished, it keeps nothing
+        for flow_file in outputs[1:]:
+            flow = open_flow_writer(flow_file, n_frames, height, width, **how)
+            self._writers.append(flow)
+            stack.callback(flow.keep_partial)
 
     def __enter__(self) -> FileRegistration:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._journal.checkpoint is None:  # nothing to go on with
+            self._journal.remove()
         self._stack.close()
 
     def run(self, progress: StageProgress | None = None) -> Summary:
-        """Register the recording; the files appear under their names when they are complete."""
-        # the recording last: once it has its name, the run has succeeded
-        writers = [self._writer] if self._flow_writer is None else [self._flow_writer, self._writer]
+        """Register the recording; the files appear under their names when all of them are complete."""
+        if not self._writers:
+            return self._finish_earlier_run()
         try:
-            summary = self.registration.run(self._writer, self._flow_writer, progress)
-            for writer in writers:
-                writer.close()
+            summary = self.registration.run(*self._pair(), progress, self._journal)
+            self._commit(summary)
         except BaseException:
-            keep_partials(writers)
+            known = self._journal.checkpoint is not None
+            keep_partials(self._writers, "; resume=True (--resume) goes on with them" if known else "")
             raise
-        self._write_statistics(summary)
-        return summary
+        return self._checked(summary)
 
-    def _write_statistics(self, summary: Summary) -> None:
-        with PendingFile(self.statistics_file) as pending, open(pending.path, "wb") as file:
-            np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
+    def _pair(self) -> tuple[ReservedFileWriter, ReservedFileWriter | None]:
+        return self._writers[0], self._writers[1] if len(self._writers) > 1 else None
+
+    def _commit(self, summary: Summary) -> None:
+        """Give all outputs their names; where one cannot get its own, none has it."""
+        written = os.path.exists(partial_name(self.statistics_file))  # by a run that died right after
+        statistics = PendingFile(self.statistics_file, overwrite=self._overwrite, resume=written)
+        try:
+            with open(statistics.path, "wb") as file:
+                np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
+                os.fsync(file.fileno())
+            self._journal.mark_complete()
+        except BaseException:
+            statistics.discard()
+            raise
+        renamed: list[PendingFile] = []
+        try:
+            statistics.commit()
+            renamed.append(statistics)
+            # the recording last: once it has its name, the run has succeeded
+            for writer in reversed(self._writers):
+                writer.close()
+                renamed.append(writer.pending)
+        except BaseException:
+            statistics.keep()
+            for pending in renamed:
+                pending.take_back()
+            raise
+        self._journal.remove()
+
+    def _finish_earlier_run(self) -> Summary:
+        """Give the complete outputs of a run their names, those that it had not got to."""
+        journal = self._journal
+        assert journal.checkpoint is not None
+        assert journal.reference is not None
+        for path in (self.statistics_file, *(final for final, _ in reversed(journal.header["outputs"]))):
+            if os.path.exists(partial_name(path)):
+                PendingFile(path, overwrite=True, resume=True).commit()
+        journal.remove()
+        return Summary.from_statistics(
+            journal.checkpoint.statistics,
+            seconds=0.0,
+            executor=self.registration.executor.backend,
+            reference=journal.reference,
+            nonfinite_pixels=journal.checkpoint.nonfinite,
+            verification=None,
+            resumed_at=journal.checkpoint.finished,
+        )
+
+    def _checked(self, summary: Summary) -> Summary:
+        """The summary, with the files that were changed while they were read; a RuntimeWarning names them."""
+        changed = tuple(path for path, stamp in self._inputs.items() if _stamp(path) != stamp)
+        for path in changed:
+            warnings.warn(
+                f"{path!r} was changed while it was registered: the output may mix old and new frames",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return dataclasses.replace(summary, changed_inputs=changed)
+
+
+def statistics_name(target: PathLike) -> Path:
+    """The file of statistics beside an output; another one for each of x.tif, x.TIF and x.tiff."""
+    path = Path(target)
+    return path.with_name((path.stem if path.suffix == ".tif" else path.name) + "_statistics.npz")
+
+
+def _named_files(reader: TiffReader, arguments: Mapping[str, Any]) -> list[str]:
+    """The files that a run reads."""
+    reference = arguments.get("reference")
+    return [*reader.paths, *([os.fspath(reference)] if isinstance(reference, str | os.PathLike) else [])]
+
+
+def _stamp(path: PathLike) -> list[Any]:
+    """Name, size and time of the last change of a file; only the name of one that was removed."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [os.path.basename(path)]
+    return [os.path.basename(path), status.st_size, status.st_mtime_ns]
+
+
+def _open_journal(target: PathLike, resume: bool, overwrite: bool) -> Journal | None:
+    """The journal to go on with; None for a new run. FileExistsError where one is there unasked."""
+    path = journal_name(target)
+    if not os.path.exists(path):
+        return None
+    if overwrite and not resume:
+        return None  # replaced, where its run is dead: the partial file tells
+    try:
+        journal = Journal.open(path)
+    except JournalError as error:
+        raise JournalError(f"{error}; overwrite=True (--overwrite) begins anew") from error
+    if resume:
+        return journal
+    finished = journal.checkpoint.finished if journal.checkpoint else 0
+    n_bytes = sum(size for _, size in journal.header["outputs"])
+    journal.close()
+    raise FileExistsError(
+        f"an earlier run left {finished} of {journal.header['shape'][0]} frames ({n_bytes / 1e9:.3g} GB) in "
+        f"{partial_name(target)!r}: resume=True (--resume) goes on with it, overwrite=True (--overwrite) begins anew"
+    )
+
+
+def _given(
+    reader: TiffReader,
+    registration: Registration,
+    outputs: Sequence[PathLike],
+    axes: str | None,
+    channels: int | None,
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that the result depends on, by name, for the journal."""
+    libraries = {name: version(name) for name in ("numpy", "numba")}
+    options = registration.options
+    return {
+        "version": flowreg_gpu.__version__,
+        **libraries,
+        "machine": platform.machine(),
+        "input": [_stamp(path) for path in reader.paths],
+        "shape": list(reader.shape),
+        "dtype": reader.dtype.name,
+        "axes": axes,
+        "channels": channels,
+        "outputs": [os.path.basename(path) for path in outputs],
+        "reference": _noted(arguments.get("reference")),
+        **{field.name: _noted(getattr(options, field.name)) for field in dataclasses.fields(options)},
+    }
+
+
+def _noted(value: Any) -> Any:
+    """A value as JSON can hold it: a file by its stamp, an array by its digest."""
+    if isinstance(value, np.ndarray):
+        data = np.ascontiguousarray(value)
+        return [list(data.shape), data.dtype.name, hashlib.sha256(data.tobytes()).hexdigest()]
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
+        return _stamp(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_noted(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

@@ -7,6 +7,7 @@ results are held, besides what the executor keeps of its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections import deque
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import Batch, BatchResult, FlowMean, Progress, find_nonfinite
+from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, FlowMean, Progress, find_nonfinite
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
+from flowreg_gpu.registration.journal import Checkpoint, Journal
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, build_reference, read_window, resolve_reference
@@ -114,19 +116,26 @@ class Registration:
         writer: FrameWriter | None = None,
         flow_writer: FrameWriter | None = None,
         progress: StageProgress | None = None,
+        journal: Journal | None = None,
     ) -> Summary:
-        """Register every frame, hand the results to the writers in order, and return the summary."""
+        """Register every frame, hand the results to the writers in order, and return the summary.
+
+        With a journal, every batch is recorded in it once it is written, and the run goes on after its checkpoint.
+        """
         report = progress or (lambda stage, finished, total: None)
         began = time.perf_counter()
+        checkpoint = None if journal is None else journal.checkpoint
         with contextlib.ExitStack() as stack:
             if self._owns_executor:
                 stack.enter_context(self.executor)
             stack.enter_context(self.executor.in_use())
-            job = self._job(self._build_reference(report))
+            job = self._job(self._known_reference(journal, report))
             verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
             self.executor.start_recording(job)
-            start = self._first_start(job, report)
-            statistics, nonfinite = self._run_windows(job, start, (writer, flow_writer), verifier, report)
+            if checkpoint is None:
+                empty = np.empty((0, len(STATISTICS)))
+                checkpoint = Checkpoint(0, self._first_start(job, report), FlowMean(), 0, empty)
+            statistics, nonfinite = self._run_windows(job, checkpoint, (writer, flow_writer), verifier, report, journal)
         return Summary.from_statistics(
             statistics,
             seconds=time.perf_counter() - began,
@@ -134,7 +143,17 @@ class Registration:
             reference=job.reference,
             nonfinite_pixels=nonfinite,
             verification=None if verifier is None else verifier.summary(),
+            resumed_at=checkpoint.finished,
         )
+
+    def _known_reference(self, journal: Journal | None, report: StageProgress) -> NDArray[np.float32]:
+        """The journal's reference, else a new one, which is noted there."""
+        if journal is not None and journal.reference is not None:
+            return journal.reference
+        reference = self._build_reference(report)
+        if journal is not None:
+            journal.begin(reference)
+        return reference
 
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
@@ -145,9 +164,20 @@ class Registration:
 
     def _job(self, reference: NDArray[np.float32]) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-        if np.all(low == high):
+        job, constant = Job.from_raw(options=self.options, reference=reference), low == high
+        if np.all(constant):
             warnings.warn(f"the reference is constant ({low.tolist()}): the flow is zero", RuntimeWarning, stacklevel=4)
-        return Job.from_raw(options=self.options, reference=reference)
+        elif self.options.weight is not None:
+            used = job.mean_weight > 0
+            alone = "" if np.any(used & ~constant) else ", and no other has weight: the flow is zero"
+            for channel in np.flatnonzero(constant & used):
+                warnings.warn(
+                    f"the weight of channel {channel} has no effect: the channel is constant in the reference "
+                    f"({low[channel]:g}){alone}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        return job
 
     def _first_start(self, job: Job, report: StageProgress) -> NDArray[np.float32]:
         """Start flow (2, H, W) of the first window."""
@@ -159,37 +189,52 @@ class Registration:
         window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
-        return window.mean.planes()
+        return window.mean.planes(zero)
 
     def _run_windows(
         self,
         job: Job,
-        start: NDArray[np.float32],
+        checkpoint: Checkpoint,
         writers: tuple[FrameWriter | None, FrameWriter | None],
         verifier: Verifier | None,
         report: StageProgress,
+        journal: Journal | None,
     ) -> tuple[NDArray[np.float64], int]:
-        """Register all windows, in batches of what memory holds, and hand registered frames and flows to the writers.
+        """Register all frames after a checkpoint, and hand registered frames and flows to the writers.
 
-        Returns the statistics (T, 8) of the frames and the number of NaN or infinite pixels.
+        A window is registered in batches of what memory holds. Returns the statistics (T, 8) of all frames and the
+        number of NaN or infinite pixels.
         """
-        windows, averaged = self._start_flow.windows(self.reader.n_frames), self._start_flow.last
+        finished, start, mean, nonfinite, known = checkpoint
+        averaged = self._start_flow.last
         keep_flow = writers[1] is not None or verifier is not None
-        count = _Counter(report, "frames", self.reader.n_frames)
-        statistics, nonfinite = [], 0
+        count = _Counter(report, "frames", self.reader.n_frames, finished)
+        statistics = [known]
+        windows = self._windows_after(finished)
         with self._reading(job, windows) as reading, WriteBehind(writers) as writing:
             for frames in windows:
-                window = _Window(frames, start, FlowMean(), averaged, keep_flow, count)
+                if frames.start % self._start_flow.window == 0:  # not in the middle of the checkpoint's window
+                    start, mean = mean.planes(start), FlowMean()
+                window = _Window(frames, start, mean, averaged, keep_flow, count)
                 for first, batch, replaced, result in self._batches(job, window, reading):
-                    writing.write((result.registered, result.flow), lent=not self.executor.keeps_results)
+                    rows = result.statistics.copy()
+                    nonfinite += replaced
+                    state = Checkpoint(first + len(rows), start, mean.copy(), nonfinite, rows)
+                    writing.write(
+                        (result.registered, result.flow),
+                        lent=not self.executor.keeps_results,
+                        then=None if journal is None else functools.partial(journal.record, state),
+                    )
                     if verifier is not None:
                         verifier.compare(first, batch.frames, start, result)
-                    statistics.append(result.statistics.copy())
-                    nonfinite += replaced
+                    statistics.append(rows)
                     del batch, result  # their memory, before another batch is read
-                if averaged:
-                    start = window.mean.planes()
         return np.concatenate(statistics), nonfinite
+
+    def _windows_after(self, finished: int) -> list[range]:
+        """Frames of every window that are not finished."""
+        windows = self._start_flow.windows(self.reader.n_frames)
+        return [range(max(frames.start, finished), frames.stop) for frames in windows if frames.stop > finished]
 
     def _spans(self, frames: range) -> list[range]:
         """Frames of every batch of a window."""
@@ -239,8 +284,8 @@ class _Window(NamedTuple):
 class _Counter:
     """Adds up the frames that an executor reports."""
 
-    def __init__(self, report: StageProgress, stage: str, total: int) -> None:
-        self._report, self._stage, self._total, self._finished = report, stage, total, 0
+    def __init__(self, report: StageProgress, stage: str, total: int, finished: int = 0) -> None:
+        self._report, self._stage, self._total, self._finished = report, stage, total, finished
 
     def __call__(self, finished: int) -> None:
         self._finished += finished

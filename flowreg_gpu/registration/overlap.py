@@ -132,16 +132,19 @@ class WriteBehind(_Beside):
         self._writers = writers
         self._threaded = all(writer.threaded for writer in writers if writer is not None)
 
-    def write(self, arrays: Sequence[NDArray[Any] | None], lent: bool) -> None:
-        """Write one array to each writer; `lent` arrays change when the caller computes the next batch."""
+    def write(self, arrays: Sequence[NDArray[Any] | None], lent: bool, then: Callable[[], None] | None = None) -> None:
+        """Write one array to each writer, and then make a call.
+
+        `lent` arrays change when the caller computes the next batch.
+        """
         items = zip(self._writers, arrays, strict=True)
         pairs = [(writer, array) for writer, array in items if writer is not None and array is not None]
         if not self._threaded:
-            _store(pairs)
+            _store(pairs, then)
             return
         if self._call is not None:
             self._finish()  # first, for the memory of its arrays
-        self._start(_store, [(writer, np.copy(array)) for writer, array in pairs] if lent else pairs)
+        self._start(_store, [(writer, np.copy(array)) for writer, array in pairs] if lent else pairs, then)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -152,6 +155,8 @@ class WriteBehind(_Beside):
             raise failure
 
 
-def _store(pairs: Sequence[tuple[FrameWriter, NDArray[Any]]]) -> None:
+def _store(pairs: Sequence[tuple[FrameWriter, NDArray[Any]]], then: Callable[[], None] | None) -> None:
     for writer, array in pairs:
         writer.write(array)
+    if then is not None:
+        then()

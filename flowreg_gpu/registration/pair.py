@@ -12,7 +12,7 @@ from flowreg_gpu.cpu.flatness import choose_solver_by_reference
 from flowreg_gpu.engine.batch import check_warpable
 from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.preprocessing import channel_weights
-from flowreg_gpu.options import Options, check_size, merge_options
+from flowreg_gpu.options import Options, check_plain, check_size, merge_options
 
 __all__ = ["estimate_flow", "warp"]
 
@@ -37,11 +37,12 @@ def estimate_flow(
     Raises
     ------
     ValueError
-        Shapes that differ, fewer than 16 pixels a side, or NaN or infinite pixels.
+        Shapes that differ, fewer than 16 pixels a side, or masked, complex, NaN or infinite pixels.
     """
     chosen = merge_options(options, overrides)
     planes = []
     for name, image in (("fixed", fixed), ("moving", moving)):
+        check_plain(image, name)
         image = np.asarray(image)
         if image.ndim not in (2, 3):
             raise ValueError(f"{name} has shape {image.shape}, expected (H, W) or (H, W, C)")
@@ -85,8 +86,10 @@ def warp(
     Raises
     ------
     ValueError
-        Shapes that do not fit, another dtype, or an unknown interpolation.
+        Shapes that do not fit, another dtype, masked or complex values, or an unknown interpolation.
     """
+    for name, array in (("frames", frames), ("flow", flow), ("reference", reference)):
+        check_plain(array, name)
     frames, flow, reference = np.asarray(frames), np.asarray(flow), np.asarray(reference)
     check_warpable(frames.dtype, "frames")
     frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)

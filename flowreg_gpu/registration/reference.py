@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.cpu.preprocess import preprocess
-from flowreg_gpu.engine.batch import Batch, Progress
+from flowreg_gpu.engine.batch import Batch, Progress, unflagged
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.io import FrameReader, read_image
 from flowreg_gpu.model.preprocessing import Preprocessing, normalization
-from flowreg_gpu.options import Options
+from flowreg_gpu.options import Options, check_plain
 
 __all__ = ["DEFAULT_FRAMES", "ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
 
@@ -47,7 +47,8 @@ def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[
     Raises
     ------
     ValueError
-        Wrong shape or channel count, NaN or infinite pixels, or frames that the recording does not have.
+        Wrong shape or channel count, masked, complex, NaN or infinite pixels, or frames that the recording does not
+        have.
     FileNotFoundError
         A named file that does not exist.
     """
@@ -63,6 +64,8 @@ def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[
     if isinstance(reference, np.ndarray):
         return _check_image(reference, reader, "reference")
     try:
+        if any(isinstance(index, bool | np.bool_) for index in reference):  # not frames 0 and 1
+            raise TypeError
         frames = [operator.index(index) for index in reference]
     except TypeError:
         raise TypeError(f"reference={reference!r} is not an image, a file, a slice or a sequence of integers") from None
@@ -82,6 +85,9 @@ def _check_frames(frames: list[int], reader: FrameReader) -> list[int]:
 
 
 def _check_image(image: NDArray[Any], reader: FrameReader, name: str) -> NDArray[np.float32]:
+    check_plain(image, name)
+    if image.dtype.kind not in "buif":
+        raise ValueError(f"{name} has dtype {image.dtype}, expected real numbers")
     image = image[..., None] if image.ndim == 2 else image
     if image.shape != reader.shape[1:]:
         raise ValueError(f"{name} has shape {image.shape}, expected {reader.shape[1:]} (rows, columns, channels)")
@@ -129,7 +135,10 @@ def build_reference(
     batch: int,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Average of the frames after registering them to their mean; (H, W, C) float32, in the frames' values."""
+    """Average of the frames after registering them to their mean; (H, W, C) float32, in the frames' values.
+
+    Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
+    """
     selection = _Selection(reader, frames)
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
@@ -148,15 +157,17 @@ def build_reference(
     )
     executor.start_recording(job)
     start = np.zeros((2, height, width), np.float32)
-    total = np.zeros((height, width, channels))
+    total, count = np.zeros((height, width, channels)), 0
     for begin in range(0, n_frames, batch):
         end = min(begin + batch, n_frames)
         window = read_window(selection, begin, end, raw.halo)
         result = executor.register_batch(Batch(window, start, job.halo, keep_flow=False, progress=progress))
-        for registered in result.registered:  # one by one, so that the sum does not depend on the batch
+        usable = unflagged(result.statistics)
+        for registered in itertools.compress(result.registered, usable):  # one by one: the batch must not matter
             total += registered
+            count += 1
         del window, result  # their memory, before another batch is read
-    return (total / n_frames).astype(np.float32)
+    return (total / count).astype(np.float32) if count else mean_raw
 
 
 def _filtered_extent(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import STATISTICS
+from flowreg_gpu.engine.batch import FLAGS, STATISTICS
 from flowreg_gpu.registration.verification import Verification
 
 __all__ = ["Summary"]
@@ -27,40 +28,57 @@ class Summary:
         Name of the executor that did the work.
     reference : (H, W, C) float32
         The raw reference used.
-    statistics : dict of str to (T,) float64
+    statistics : dict of str to (T,) float64 or bool
         mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
-        correlation_after with the raw reference.
+        correlation_after with the raw reference. The flags `constant` and `diverged` are bool.
     constant_frames, diverged_frames, nonfinite_pixels : int
-        Frames without any structure and frames whose flow left the range of float32 (zero flow both), and NaN or
-        infinite pixels (taken from the reference).
+        Frames without any structure, and frames whose flow left the frame: somewhere |u| was the width of the frame or
+        more, |v| its height or more, or it was not finite (zero flow both); and NaN or infinite pixels (taken from the
+        reference).
     verification : Verification or None
         Comparison with the CPU, where it was asked for.
+    resumed_at : int
+        Frames that an earlier run had finished, where this one went on with it.
+    changed_inputs : tuple of str
+        Files that were changed while they were read: the output may mix old and new frames.
     """
 
     n_frames: int
     seconds: float
     executor: str
     reference: NDArray[np.float32]
-    statistics: dict[str, NDArray[np.float64]]
+    statistics: dict[str, NDArray[Any]]
     constant_frames: int
     diverged_frames: int
     nonfinite_pixels: int
     verification: Verification | None = None
+    resumed_at: int = 0
+    changed_inputs: tuple[str, ...] = ()
 
     @property
     def frames_per_second(self) -> float:
-        """Frames per second of wall-clock time."""
-        return self.n_frames / self.seconds
+        """Frames registered by this run per second of wall-clock time."""
+        return (self.n_frames - self.resumed_at) / max(self.seconds, 1e-9)
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Frames (T,) with any flag in `statistics`: their flow is zero, and the means in `str` leave them out."""
+        flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in STATISTICS[FLAGS]])
+        return flags
 
     def __str__(self) -> str:
-        statistics = self.statistics
+        went_on = f", after {self.resumed_at} of an earlier run" if self.resumed_at else ""
         lines = [
-            f"{self.n_frames} frames in {self.seconds:.1f} s ({self.frames_per_second:.1f} frames/s, {self.executor})",
-            f"displacement: mean {statistics['mean_disp'].mean():.2f} px, "
-            f"largest {statistics['max_disp'].max():.2f} px",
-            f"correlation with the reference: {statistics['correlation_before'].mean():.4f} before, "
-            f"{statistics['correlation_after'].mean():.4f} after",
+            f"{self.n_frames - self.resumed_at} frames in {self.seconds:.1f} s "
+            f"({self.frames_per_second:.1f} frames/s, {self.executor}){went_on}",
         ]
+        used = {name: values[~self.flagged] for name, values in self.statistics.items()}
+        if len(used["mean_disp"]):
+            lines += [
+                f"displacement: mean {used['mean_disp'].mean():.2f} px, largest {used['max_disp'].max():.2f} px",
+                f"correlation with the reference: {used['correlation_before'].mean():.4f} before, "
+                f"{used['correlation_after'].mean():.4f} after",
+            ]
         if self.constant_frames:
             lines.append(f"constant frames, left as they were: {self.constant_frames}")
         if self.diverged_frames:
@@ -81,13 +99,15 @@ class Summary:
         reference: NDArray[np.float32],
         nonfinite_pixels: int,
         verification: Verification | None,
+        resumed_at: int = 0,
     ) -> Summary:
         """Summary of frames with the statistics (T, 8) of `STATISTICS`; a RuntimeWarning names what went wrong."""
-        columns = dict(zip(STATISTICS, statistics.T, strict=True))
-        constant, diverged = int(columns.pop("constant").sum()), int(columns.pop("diverged").sum())
+        columns: dict[str, NDArray[Any]] = dict(zip(STATISTICS, statistics.T, strict=True))
+        columns |= {name: columns[name] != 0 for name in STATISTICS[FLAGS]}
+        constant, diverged = (int(np.count_nonzero(columns[name])) for name in ("constant", "diverged"))
         problems = {
             "constant frames have no structure": constant,
-            "frames have a flow beyond the range of float32 (are there pixels far above the reference's?)": diverged,
+            "frames have a flow that leaves the frame (are there pixels far above the reference's?)": diverged,
         }
         for problem, count in problems.items():
             if count:
@@ -104,4 +124,5 @@ class Summary:
             diverged,
             nonfinite_pixels,
             verification,
+            resumed_at,
         )

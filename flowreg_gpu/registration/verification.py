@@ -70,6 +70,7 @@ class Verifier:
         self._halo = job.halo
         self._executor = SequentialExecutor()
         self._executor.start_recording(job)
+        self._compared: list[int] = []
         self._differences: list[NDArray[np.float32]] = []
         self._equal: list[float] = []
 
@@ -81,10 +82,13 @@ class Verifier:
             own = self._executor.register_batch(Batch(frames[index : index + 2 * self._halo + 1], start, self._halo))
             assert own.flow is not None
             difference = (result.flow[index] - own.flow[0]).reshape(-1, 2)
+            self._compared.append(first + index)
             self._differences.append(np.hypot(difference[:, 0], difference[:, 1]))
             self._equal.append(float(np.mean(result.registered[index] == own.registered[0])))
 
-    def summary(self) -> Verification:
-        """What was found; every chosen frame must have been compared."""
+    def summary(self) -> Verification | None:
+        """What was found; None where an earlier run had finished all chosen frames."""
+        if not self._compared:
+            return None
         median, percentile = np.percentile(np.concatenate(self._differences), (50, 99))
-        return Verification(self._frames, float(median), float(percentile), float(np.mean(self._equal)))
+        return Verification(tuple(self._compared), float(median), float(percentile), float(np.mean(self._equal)))

@@ -25,17 +25,29 @@ class Dispatch:
         Called with the number of newly finished frames, while the workers go on.
     timeout : float or None
         Seconds that a frame may take.
+    in_order : bool
+        Whether chunks before one that failed are finished; chunks are then ordered in the order of their frames, and
+        the failure is that of the first frame that fails.
 
     Attributes
     ----------
     failure : Failure or None
-        The first exception of the task. Frames that had been begun are then finished, the others not begun.
+        An exception of the task, the first that was reported. Frames that had been begun are then finished, the others
+        not begun.
     """
 
-    def __init__(self, group: WorkerGroup, progress: Callable[[int], None] | None, timeout: float | None) -> None:
-        self._group, self._progress, self._timeout = group, progress, timeout
+    def __init__(
+        self,
+        group: WorkerGroup,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+        in_order: bool = False,
+    ) -> None:
+        self._group, self._progress, self._timeout, self._in_order = group, progress, timeout, in_order
         self._idle, self._busy = list(group.workers), set[Worker]()
+        self._finished: list[range] = []
         self.failure: Failure | None = None
+        self._failed = range(0)  # the chunk that it belongs to
 
     @property
     def accepts(self) -> bool:
@@ -54,8 +66,13 @@ class Dispatch:
         self._busy.add(worker)
         self._group.send(worker, Order(frames, every_frame=self._timeout is not None))
 
-    def wait(self, also: Sequence[Connection[Any, Any]] = ()) -> list[range]:
-        """Wait until a busy worker reports or one of `also` can be read; return the chunks that are finished.
+    def finished(self) -> list[range]:
+        """The chunks that are finished, once."""
+        chunks, self._finished = self._finished, []
+        return chunks
+
+    def wait(self, also: Sequence[Connection[Any, Any]] = ()) -> None:
+        """Wait until a busy worker reports or one of `also` can be read.
 
         Raises
         ------
@@ -64,32 +81,35 @@ class Dispatch:
         RuntimeError
             A worker is dead.
         """
-        chunks = []
-        reports = self._group.reports(self._busy, also, self._seconds_left())
-        for worker, report in reports:
+        for worker, report in self._group.reports(self._busy, also, self._seconds_left()):
             worker.finished += report.finished
             worker.since = time.monotonic()
-            if report.failure is not None and self.failure is None:
-                self.failure = report.failure
-                for other in self._busy - {worker}:
-                    self._group.send(other, None)
+            if report.failure is not None and self._comes_first(worker.frames):
+                self.failure, self._failed = report.failure, worker.frames
+                self._stop_others(worker)
             if report.idle:
                 self._busy.discard(worker)
                 self._idle.append(worker)
                 if worker.finished == len(worker.frames):
-                    chunks.append(worker.frames)
+                    self._finished.append(worker.frames)
                 worker.frames = range(0)
             if report.finished and self._progress is not None:
                 self._progress(report.finished)
         self._check_time()
-        return chunks
 
-    def drain(self) -> list[range]:
-        """Wait until all workers are idle; return the chunks that are finished by then."""
-        chunks = []
+    def _comes_first(self, frames: range) -> bool:
+        return self.failure is None or (self._in_order and frames.start < self._failed.start)
+
+    def _stop_others(self, failed: Worker) -> None:
+        """Have the other workers begin no further frame."""
+        for worker in self._busy - {failed}:
+            if not self._in_order or worker.frames.start > failed.frames.start:
+                self._group.send(worker, None)
+
+    def drain(self) -> None:
+        """Wait until all workers are idle."""
         while self.works:
-            chunks += self.wait()
-        return chunks
+            self.wait()
 
     def _seconds_left(self) -> float | None:
         """Until the first frame has taken too long."""

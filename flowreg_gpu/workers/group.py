@@ -125,7 +125,7 @@ class WorkerGroup:
             told += f" while it handled frames {worker.frames[0]} to {worker.frames[-1]}"
         return (
             f"{told} (SIGKILL is mostly the system's answer to memory running out): try fewer workers "
-            f"(n_workers={self._number}), {self._memory_hint}"
+            f"(n_workers={self._number}) or {self._memory_hint}"
         )
 
 

@@ -26,6 +26,7 @@ from flowreg_gpu.workers.blocks import ArrayPlace, Block, SharedMemoryError, new
 from flowreg_gpu.workers.dispatch import Dispatch
 from flowreg_gpu.workers.group import GUARD_HINT, WorkerGroup
 from flowreg_gpu.workers.messages import FrameTask, Preparation, pickled_task
+from flowreg_gpu.workers.spawning import obstacle_to_workers
 from flowreg_gpu.workers.worker import stop_workers
 
 __all__ = ["THREAD_VARIABLES", "FramePool", "default_workers"]
@@ -258,12 +259,16 @@ class FramePool:
 
     @contextlib.contextmanager
     def dispatching(
-        self, task: FrameTask, progress: Callable[[int], None] | None = None, timeout: float | None = None
+        self,
+        task: FrameTask,
+        progress: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+        in_order: bool = False,
     ) -> Iterator[Dispatch]:
         """Have the workers prepare a task; the block hands frames out. What `run` does, for frames that come by and by.
 
-        Parameters and exceptions are those of `run`. Leaving the block waits until all workers are idle, and raises
-        what the task raised.
+        Parameters and exceptions are those of `run`; `in_order` says whether chunks before one that failed are
+        finished. Leaving the block waits until all workers are idle, and raises what the task raised.
         """
         with self._in_use():
             # not before the task is pickled: one that cannot be sent needs no workers
@@ -276,7 +281,7 @@ class FramePool:
                 if failure is not None:
                     raise failure.exception()
                 self._sent_task = task
-            dispatch = Dispatch(self._group, progress, timeout)
+            dispatch = Dispatch(self._group, progress, timeout, in_order)
             with self._group.stopping_on_error():
                 yield dispatch
                 dispatch.drain()
@@ -303,6 +308,8 @@ class FramePool:
         if getattr(process.current_process(), "_inheriting", False):
             # also before a block is made: otherwise each worker would first read in the recording
             raise RuntimeError(f"a worker process is about to start workers while it is being started: {GUARD_HINT}")
+        if not self._group.workers and (obstacle := obstacle_to_workers()) is not None:
+            raise RuntimeError(f"workers cannot be started: {obstacle}")
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:

@@ -220,6 +220,11 @@ def test_bad_recording(
     [
         (["--alpha", "-1"], "alpha=-1.0"),
         (["--alpha", "0"], "alpha=0.0"),
+        (["--eta", "0.001"], "eta=0.001 is not between 0.1 and 0.95"),
+        (["--sigma", "1e6,1,0"], "is not between 0 and 200 pixels"),
+        (["--cc-up", "1000000000"], "cc_up=1000000000 is above 1000"),
+        (["--update-lag", "1" + 30 * "0"], "is above 100000"),
+        (["--iterations", "1000000000"], "iterations=1000000000 is above 100000"),
         (["--const-assumption", "colour"], "const_assumption='colour' is not one of gc, gray, cs"),
         (["--solver", "magic"], "solver='magic' is not one of"),
         (["--reference", "90:95"], "holds none of the 6 frames"),
@@ -256,6 +261,36 @@ def test_usage_error(text: str, recording: Path, tmp_path: Path, capsys: pytest.
         register(recording, tmp_path / "out.tif", text)
     assert stopped.value.code == 2
     assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--alpha", "abc"], "--alpha: 'abc' is not one number, or two with a comma between, from 1e-06 to 1e+06"),
+        (["--eta", "0,8"], "--eta: '0,8' is not a number, from 0.1 to 0.95"),
+        (["--levels", "1.5"], "--levels: '1.5' is not a whole number, from 1 to 1000"),
+        (["--min-level", "low"], "--min-level/--min_level: 'low' is not a whole number, from 0 to 1000"),
+        (["--cc-hw", "big"], "--cc-hw/--cc_hw: 'big' is not one whole number, or two with a comma between, from 8 to"),
+        (["--sigma", "1;x"], "--sigma: '1;x' is not three numbers with commas between, or such a triple for each"),
+        (["--weight", "a,b"], "--weight: 'a,b' is not numbers with commas between, one for each channel"),
+        (["--gnc-schedule", "on"], "--gnc-schedule/--gnc_schedule: 'on' is not numbers with commas between"),
+        (["--cc-initialization", "maybe"], "'maybe' is not true or false"),
+        (["--workers", "all"], "--workers: 'all' is not a whole number"),
+        (["--batch", "1e3"], "--batch: '1e3' is not a whole number"),
+        (["--channels", "two"], "--channels: 'two' is not a whole number"),
+        (["--verify", "yes"], "--verify: 'yes' is not a whole number"),
+    ],
+)
+def test_what_a_flag_takes(
+    arguments: list[str], told: str, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where its text cannot be read, and without a word of Python."""
+    with pytest.raises(SystemExit) as stopped:
+        register(recording, tmp_path / "out.tif", *arguments)
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert "value:" not in err
 
 
 def test_output_is_the_input(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,14 +333,18 @@ def test_disk_full_while_writing(
     def fill_up(self: ReservedFileWriter, offset: int, slab: NDArray[np.uint16]) -> None:
         written.append(offset)
         if len(written) > 1:
-            raise OSError(errno.ENOSPC, "No space left on device", self._pending.path)
+            raise OSError(errno.ENOSPC, "No space left on device", self.pending.path)
 
     monkeypatch.setattr(ReservedFileWriter, "_write_bytes", fill_up)
     assert register(recording, tmp_path / "out.tif", "--batch", 2, "--reference", "0:2") == 1
     err = capsys.readouterr().err
     assert "No space left on device" in err
     assert "warning: 2 of 6 frames were finished and are kept in" in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["movie.tif", "out.partial.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "movie.tif",
+        "out.partial.tif",
+        "out.partial.tif.journal",
+    ]
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

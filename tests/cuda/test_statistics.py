@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flowreg_gpu.cpu.statistics import correlation, flow_statistics
+from flowreg_gpu.cpu.statistics import correlation, flow_statistics, leaves_frame
 from flowreg_gpu.cuda.preprocess import C_TYPES
 from flowreg_gpu.cuda.statistics import (
     COLUMNS,
@@ -36,13 +36,14 @@ def random_frames(count, height, width, channels, dtype=np.uint16, seed=0):
 
 
 def random_flows(count, height, width, seed=0):
-    """Flows (T, 2, H, W) float32 of a few pixels."""
+    """Flows (T, 2, H, W) float32 of a few pixels, which do not leave the frame."""
     rng = np.random.default_rng(seed)
     flows = [
         to_planes(smooth_flow(height, width, 3.0, rng.uniform(-5, 5, 2)) + rng.standard_normal((height, width, 2)))
         for _ in range(count)
     ]
-    return np.stack(flows)
+    flows = np.stack(flows)
+    return flows * np.float32(min(1, 0.9 * min(height, width) / np.abs(flows).max()))
 
 
 def describe(device, frames, reference, flow, registered=None):
@@ -140,6 +141,7 @@ def test_flow_that_is_not_finite(device, where, value):
     frames, reference = random_frames(3, 71, 59, 1)
     statistics, settled = describe(device, frames, reference, flow)
     assert statistics[:, 6:].tolist() == [[0, 0], [0, 1], [0, 0]]
+    assert [leaves_frame(planes) for planes in flow] == [False, True, False]
     assert not statistics[1, :4].any()
     assert not settled[1].any()
     np.testing.assert_array_equal(settled[::2], flow[::2])
@@ -148,16 +150,22 @@ def test_flow_that_is_not_finite(device, where, value):
         np.testing.assert_allclose(row[:4], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS * expected[1])
 
 
-def test_flow_whose_divergence_overflows(device):
-    """Finite vectors, but their float32 difference is not: the CPU's verdict."""
-    flow = np.full((1, 2, 4, 5), 3e38, np.float32)
-    flow[0, 0, :, 0] = -3e38
-    frames, reference = random_frames(1, 4, 5, 1)
-    with np.errstate(over="ignore"):
-        assert not np.isfinite(flow_statistics(flow[0])).all()
+@pytest.mark.parametrize("where", [(0, 0), (70, 58), (40, 30)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_flow_that_leaves_the_frame(device, where, sign):
+    """One displacement as long as the frame is enough, the next smaller number is not: the verdict of the CPU."""
+    height, width = 71, 59
+    flow = random_flows(5, height, width)
+    below = [np.nextafter(np.float32(size), np.float32(0)) for size in (width, height)]
+    for frame, u, v in ((1, width, 0), (2, below[0], below[1]), (3, 0, height), (4, 3e38, -3e38)):
+        flow[(frame, slice(None), *where)] = sign * u, sign * v
+    frames, reference = random_frames(5, height, width, 1)
     statistics, settled = describe(device, frames, reference, flow)
-    assert statistics[0, 7] == 1
-    assert not settled.any()
+    assert statistics[:, 7].tolist() == [0, 1, 0, 1, 1] == [leaves_frame(planes) for planes in flow]
+    assert not statistics[[1, 3, 4], :4].any()
+    assert not settled[[1, 3, 4]].any()
+    np.testing.assert_array_equal(settled[[0, 2]], flow[[0, 2]])
+    np.testing.assert_allclose(statistics[2, :4], flow_statistics(flow[2]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("value", [1.5, np.nan])

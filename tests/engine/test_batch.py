@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flowreg_gpu.engine.batch import Batch, FlowMean, check_warpable, find_nonfinite
+from flowreg_gpu.engine.batch import FLAGS, STATISTICS, Batch, FlowMean, check_warpable, find_nonfinite, unflagged
 
 
 def batch_of(count=5, halo=2, planes=False):
@@ -55,13 +55,32 @@ def test_a_batch_cannot_be_changed():
 
 def test_mean_of_flows_does_not_depend_on_the_pieces():
     flows = np.random.default_rng(0).standard_normal((7, 4, 3, 2)).astype(np.float32)
+    statistics, otherwise = np.zeros((7, len(STATISTICS))), np.ones((2, 4, 3), np.float32)
     whole, pieces = FlowMean(), FlowMean()
-    whole.add(flows)
-    for piece in (flows[:0], flows[:1], flows[1:5], flows[5:]):
-        pieces.add(piece)
+    whole.add(flows, statistics)
+    for first, stop in ((0, 0), (0, 1), (1, 5), (5, 7)):
+        pieces.add(flows[first:stop], statistics[first:stop])
     assert pieces.count == 7
-    np.testing.assert_array_equal(whole.planes(), pieces.planes())
-    np.testing.assert_allclose(whole.planes(), np.moveaxis(flows.astype(float).mean(axis=0), -1, 0), atol=1e-7)
+    mean = whole.planes(otherwise)
+    np.testing.assert_array_equal(mean, pieces.planes(otherwise))
+    np.testing.assert_allclose(mean, np.moveaxis(flows.astype(float).mean(axis=0), -1, 0), atol=1e-7)
+
+
+def test_flagged_frames_do_not_count_in_the_mean():
+    flows = np.random.default_rng(0).standard_normal((5, 4, 3, 2)).astype(np.float32)
+    statistics, otherwise = np.ones((5, len(STATISTICS))), np.ones((2, 4, 3), np.float32)
+    statistics[:, FLAGS] = 0
+    for frame, name in ((1, "constant"), (4, "diverged")):
+        statistics[frame, STATISTICS.index(name)] = 1
+        flows[frame] = 0  # as the executors leave it
+    assert unflagged(statistics).tolist() == [True, False, True, True, False]
+    mean, nothing = FlowMean(), FlowMean()
+    mean.add(flows, statistics)
+    expected = np.moveaxis(flows[[0, 2, 3]].astype(float).mean(axis=0), -1, 0)
+    np.testing.assert_allclose(mean.planes(otherwise), expected, atol=1e-7)
+    nothing.add(flows[[1, 4]], statistics[[1, 4]])
+    for empty in (nothing, FlowMean()):
+        np.testing.assert_array_equal(empty.planes(otherwise), otherwise)
 
 
 def test_dtypes_that_can_be_warped():

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import flowreg_gpu as fg
-from flowreg_gpu.engine.batch import Batch, FlowMean
+from flowreg_gpu.engine.batch import Batch, FlowMean, unflagged
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import EXECUTORS, create_executor, gpu_status
 from flowreg_gpu.options import Options
 from flowreg_gpu.synthetic import end_point_error
 from flowreg_gpu.workers.pool import default_workers
+from tests import tolerances
 from tests.emulation import EmulatedDevice
 from tests.movies import EDGE, LEVELS, recording
 from tests.programs import LIMIT, held_blocks
@@ -288,6 +289,31 @@ def test_constant_frame_stays_as_it_is(executor):
     assert flow[2].any()
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_flagged_frames_have_no_flow_and_do_not_count_in_the_mean(executor, sequential):
+    movie = recording(7, 26, 31, dtype="float32")
+    movie.frames[[1, 4]] = 7
+    movie.frames[[2, 5], 12, 12] = 1e25  # finite, but its square is not: the flow leaves the frame
+    options = Options(**FAST, const_assumption="gray")
+    job = Job.from_raw(options=options, reference=movie.truth[..., None].astype(np.float32))
+    results, means = [], []
+    for one in (executor, sequential):
+        mean = FlowMean()
+        one.start_recording(job)
+        batch = Batch(movie.frames[..., None], np.ones((2, 26, 31), np.float32), mean=mean, averaged=4)
+        results.append([array.copy() for array in one.register_batch(batch)])
+        means.append(mean)
+    (registered, flow, statistics), expected = results
+    assert_same([registered, flow], expected[:2])
+    np.testing.assert_allclose(statistics, expected[2], rtol=0, atol=tolerances.DEVICE_STATISTICS)
+    assert (
+        unflagged(statistics).tolist() == [True, False, False, True, False, False, True] == flow.any((1, 2, 3)).tolist()
+    )
+    assert means[0].count == means[1].count == 2
+    np.testing.assert_array_equal(means[0].planes(batch.start), means[1].planes(batch.start))
+    np.testing.assert_allclose(means[0].planes(batch.start), np.moveaxis(flow[[3, 6]].mean(0), -1, 0), atol=1e-6)
+
+
 def test_integers_saturate(executor):
     given = arguments(dtype="uint8")
     given[0][:] = np.where(given[0] > 60, 255, 0)  # edges at which the cubic kernel overshoots on either side
@@ -478,14 +504,14 @@ def test_flows_for_the_mean_alone(executor, sequential, averaged):
     sequential.start_recording(recording_job(movie, Options(**FAST)))
     kept = sequential.register_batch(batch)
     expected, mean = FlowMean(), FlowMean()
-    expected.add(kept.flow[5 - averaged :])
+    expected.add(kept.flow[5 - averaged :], kept.statistics[5 - averaged :])
     executor.start_recording(recording_job(movie, Options(**FAST)))
     result = executor.register_batch(dataclasses.replace(batch, keep_flow=False, mean=mean, averaged=averaged))
     assert result.flow is None
     assert mean.count == averaged
     np.testing.assert_array_equal(result.registered, kept.registered)
     if averaged:
-        np.testing.assert_array_equal(mean.planes(), expected.planes())
+        np.testing.assert_array_equal(mean.planes(start), expected.planes(start))
 
 
 class Measured(fg.SequentialExecutor):

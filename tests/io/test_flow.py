@@ -78,11 +78,13 @@ def test_missing_h5py(tmp_path, monkeypatch):
 def test_incomplete_and_aborted(extension, tmp_path):
     path = tmp_path / f"flow{extension}"
     path.write_bytes(b"older")
-    writer = open_flow_writer(path, T, H, W)
+    with pytest.raises(FileExistsError, match="the output exists"):
+        open_flow_writer(path, T, H, W)
+    writer = open_flow_writer(path, T, H, W, overwrite=True)
     writer.write(a_flow()[:2])
     with pytest.raises(RuntimeError, match="2 frames were written, 5 were announced"):
         writer.close()
-    with pytest.raises(ZeroDivisionError), open_flow_writer(path, T, H, W) as writer:
+    with pytest.raises(ZeroDivisionError), open_flow_writer(path, T, H, W, overwrite=True) as writer:
         writer.write(a_flow()[: 1 // 0])
     assert os.listdir(tmp_path) == [path.name]
     assert path.read_bytes() == b"older"

@@ -16,6 +16,6 @@ def test_folder_of_the_output(tmp_path, monkeypatch):
     def refuse(*arguments, **keywords):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(PermissionError, match="takes no new file"):
         check_output(tmp_path / "out.tif")

@@ -115,7 +115,7 @@ def test_a_pending_file_leaves_the_old_one_where_its_block_fails(tmp_path, error
     path.write_text("old")
 
     def fail_halfway():
-        with PendingFile(path) as pending, open(pending.path, "w") as file:
+        with PendingFile(path, overwrite=True) as pending, open(pending.path, "w") as file:
             file.write("half")
             raise error
 

@@ -309,8 +309,8 @@ def test_what_pyflowreg_does_not_pass_on():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("eta", 1.0, "eta=1.0 is not strictly between"),
-        ("a_smooth", 0.0, "a_smooth=0.0 is not above 0"),
+        ("eta", 1.0, "eta=1.0 is not between 0.1 and 0.95"),
+        ("a_smooth", 0.0, "a_smooth=0.0 is not between 0.01 and 1"),
         ("output_typename", "float32", "OFOptions.output_typename='float32' is not one of single, double"),
         ("weight", np.ones((24, 28)), "OFOptions.weight has maps of shape"),
     ],

@@ -477,8 +477,8 @@ def movie_file(tmp_path):
 
 
 def assert_kept(folder, movie, count):
-    """The first frames in the partial file, and nothing else."""
-    assert sorted(os.listdir(folder)) == ["in.tif", "out.partial.tif"]
+    """The first frames in the partial file, its journal, and nothing else."""
+    assert sorted(os.listdir(folder)) == ["in.tif", "out.partial.tif", "out.partial.tif.journal"]
     expected, _ = fg.register(movie.frames, movie.truth, "sequential", **FAST)
     partial = tifffile.imread(folder / "out.partial.tif")
     np.testing.assert_array_equal(partial[:count], expected[:count])

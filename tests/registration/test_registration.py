@@ -28,6 +28,7 @@ INNER = (..., slice(6, -6), slice(6, -6))
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 SMALL = {"height": 26, "width": 31}
 STATISTICS = {"mean_disp", "max_disp", "mean_div", "mean_translation", "correlation_before", "correlation_after"}
+FLAGS = {"constant", "diverged"}
 
 
 class RecordingExecutor(fg.SequentialExecutor):
@@ -249,6 +250,69 @@ def test_later_windows_start_from_the_last_flows(n_frames, buffer_size, batch):
     assert not np.array_equal(starts[0], starts[-1])
 
 
+def with_flagged_frames(n_frames=16, constant=(1, 7), diverged=(4, 5)):
+    """A movie, options of which some of its frames make flows that leave the frame, and the other frames."""
+    movie = recording(n_frames, **SMALL, dtype="float32")
+    movie.frames[list(constant)] = 7
+    movie.frames[list(diverged), 12, 12] = 1e25  # finite, but its square is not
+    return movie, {**FAST, "const_assumption": "gray"}, sorted({*range(n_frames)} - {*constant, *diverged})
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+@pytest.mark.filterwarnings("ignore:.*their flow is zero", "ignore:overflow", "ignore:invalid value")
+def test_flagged_frames_are_left_out_of_the_start_flows(batch):
+    movie, options, others = with_flagged_frames()
+    executor = RecordingExecutor()
+    _, flow = fg.register(movie.frames, movie.truth, executor, batch=batch, buffer_size=8, **options)
+    assert sorted(np.flatnonzero(flow.any(axis=(1, 2, 3)))) == others
+    per_frame = zip(executor.starts, executor.flows, strict=True)
+    starts = np.concatenate([np.repeat(start[None], len(flows), 0) for start, flows in per_frame])
+    beforehand = np.concatenate(executor.flows)[:8]
+    in_window = [frame for frame in others if frame < 8]
+    np.testing.assert_allclose(starts[8], mean_planes(beforehand[in_window]), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(starts[-1], mean_planes(flow[in_window]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*their flow is zero")
+def test_a_window_of_nothing_but_flagged_frames_hands_its_start_flow_on():
+    movie, options, _ = with_flagged_frames(9, constant=(3, 4, 5), diverged=())
+    executor = RecordingExecutor()
+    fg.register(movie.frames, movie.truth, executor, batch=3, buffer_size=3, **options)
+    *_, second, third = executor.starts
+    assert np.any(second)
+    np.testing.assert_array_equal(second, third)
+    movie.frames[:3] = 7
+    fg.register(movie.frames, movie.truth, executor, batch=3, buffer_size=3, **options)
+    assert not np.any(executor.starts[-1])
+
+
+@pytest.mark.filterwarnings("ignore:.*their flow is zero", "ignore:overflow", "ignore:invalid value")
+def test_flagged_frames_are_left_out_of_the_means_of_the_summary():
+    movie, options, others = with_flagged_frames()
+    summary = summary_of(movie.frames, movie.truth, **options)
+    assert np.flatnonzero(~summary.flagged).tolist() == others
+    assert np.flatnonzero(summary.statistics["diverged"]).tolist() == [4, 5]
+    assert np.flatnonzero(summary.statistics["constant"]).tolist() == [1, 7]
+    after, displacement = (summary.statistics[name][others].mean() for name in ("correlation_after", "mean_disp"))
+    assert f"{after:.4f} after" in str(summary)
+    assert f"displacement: mean {displacement:.2f} px" in str(summary)
+    assert "frames whose flow diverged, left as they were: 2" in str(summary)
+    movie.frames[:] = 7
+    assert "correlation" not in str(summary_of(movie.frames, movie.truth, **options))
+
+
+@pytest.mark.parametrize("batch", [2, 50])
+@pytest.mark.filterwarnings("ignore:.*their flow is zero")
+def test_flagged_frames_are_not_averaged_into_the_reference(batch):
+    movie = recording(8, **SMALL, dtype="float32")
+    movie.frames[[2, 3, 6]] = 0
+    summary = summary_of(movie.frames, range(8), batch=batch, **FAST)
+    assert abs(summary.reference.mean() / movie.truth.mean() - 1) < 0.05
+    movie.frames[:] = 3
+    with pytest.warns(RuntimeWarning, match="the reference is constant"):
+        assert (summary_of(movie.frames, range(8), **FAST).reference == 3).all()
+
+
 def test_start_flow_without_updates():
     movie = recording(9, **SMALL)
     executor = RecordingExecutor()
@@ -367,6 +431,12 @@ def test_inputs_are_not_modified():
     assert_same((movie.frames, movie.truth), (frames, truth))
 
 
+def test_a_masked_array_without_a_masked_pixel_is_an_array():
+    movie = recording(3, **SMALL)
+    expected = fg.register(movie.frames, movie.truth, "sequential", **FAST)
+    assert_same(fg.register(np.ma.array(movie.frames), np.ma.array(movie.truth), "sequential", **FAST), expected)
+
+
 def test_views_and_foreign_byte_order(tmp_path):
     movie = recording(6, **SMALL)
     expected = fg.register(movie.frames, movie.truth, "sequential", **FAST)
@@ -434,6 +504,26 @@ def test_constant_reference_of_two_channels(normalization):
     np.testing.assert_array_equal(registered, movie.frames)
 
 
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        ((0.7, 0.3), r"weight of channel 1 has no effect: the channel is constant in the reference \(7\)$"),
+        ((0, 1), r"weight of channel 1 has no effect: .* \(7\), and no other has weight: the flow is zero"),
+        (np.ones((26, 31)), r"weight of channel 1 has no effect: .* \(7\)$"),
+    ],
+)
+def test_weight_of_a_constant_channel(weight, told):
+    """Of the reference: it holds no flow, whatever the frames show."""
+    movie = recording(3, **SMALL, channels=2)
+    movie.truth[..., 1] = 7
+    with pytest.warns(RuntimeWarning, match=told) as caught:
+        _, flow = fg.register(movie.frames, movie.truth, "sequential", weight=weight, **FAST)
+    assert len(caught) == 1
+    assert flow.any() != ("flow is zero" in told)
+    fg.register(movie.frames, movie.truth, "sequential", weight=(1, 0), **FAST)
+    fg.register(movie.frames, movie.truth, "sequential", **FAST)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_nan_pixels_are_counted_and_replaced(batch):
     movie = recording(8, **SMALL, channels=2, dtype="float32")
@@ -495,7 +585,8 @@ def with_nan(image):
         (lambda: good().astype(int), ValueError, "dtype int64 is not supported, expected one of uint8, uint16"),
         (lambda: good().astype(np.int32), ValueError, "dtype int32 is not supported"),
         (lambda: good() > 900, ValueError, "dtype bool is not supported"),
-        (lambda: good().astype(complex), ValueError, "dtype complex128 is not supported"),
+        (lambda: good().astype(complex), ValueError, r"movie is complex \(complex128\), expected real numbers"),
+        (lambda: np.ma.masked_equal(good(), good()[2, 3, 4]), ValueError, "movie is a masked array, .* are masked"),
     ],
 )
 def test_refused_movies(movie, error, message):
@@ -515,6 +606,10 @@ def test_refused_movies(movie, error, message):
         ([0, 5, 9], ValueError, r"reference frames \[5, 9\] are not among 0 to 4"),
         ([-1], ValueError, r"reference frames \[-1\] are not among 0 to 4"),
         ("no/such/file.tif", FileNotFoundError, "no/such/file.tif"),
+        (good()[0] + 0j, ValueError, r"reference is complex \(complex128\), expected real numbers"),
+        (np.ma.masked_less(good()[0], 500), ValueError, "reference is a masked array"),
+        (good()[0].astype(object), ValueError, "reference has dtype object, expected real numbers"),
+        ([True, False, True], TypeError, "is not an image, a file, a slice or a sequence of integers"),
         (3, TypeError, None),
     ],
 )
@@ -641,7 +736,10 @@ def test_statistics_against_numpy():
         "correlation_before": [np.corrcoef(frame.ravel(), movie.truth.ravel())[0, 1] for frame in movie.frames],
         "correlation_after": [np.corrcoef(frame.ravel(), movie.truth.ravel())[0, 1] for frame in registered],
     }
-    assert set(summary.statistics) == set(expected) == STATISTICS
+    assert set(summary.statistics) == set(expected) | FLAGS
+    for name in FLAGS:
+        assert summary.statistics[name].dtype == bool
+        assert not summary.statistics[name].any()
     for name, values in expected.items():
         assert summary.statistics[name].dtype == np.float64
         np.testing.assert_allclose(summary.statistics[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
@@ -698,6 +796,10 @@ def test_estimate_flow_refusals():
         fg.estimate_flow(image[:15], image[:15])
     with pytest.raises(ValueError, match=r"weight has shape \(2,\)"):
         fg.estimate_flow(image, image, weight=(1, 2))
+    with pytest.raises(ValueError, match=r"moving is a masked array, [0-9]+ of whose values are masked"):
+        fg.estimate_flow(image, np.ma.masked_greater(image, 0.5))
+    with pytest.raises(ValueError, match="fixed is complex"):
+        fg.estimate_flow(image * 1j, image)
 
 
 def test_warp_of_stacks_and_images():
@@ -725,6 +827,8 @@ def test_warp_refusals():
         ((frames, flow[:2], frames[0]), r"frames have shape \(3, 20, 24\), expected \(2, 20, 24\)"),
         ((frames, flow, frames[0, 1:]), r"reference has shape \(19, 24\), expected \(20, 24, 1\)"),
         ((frames, flow, frames[0], "lanczos"), "interpolation_method='lanczos'"),
+        ((frames, flow + 0j, frames[0]), "flow is complex"),
+        ((frames, flow, np.ma.masked_equal(frames[0], 0)), "reference is a masked array, 480 of whose values"),
     ):
         with pytest.raises(ValueError, match=message):
             fg.warp(*arguments)
@@ -814,7 +918,7 @@ def test_real_movie_from_file_to_file(two_photon, shared_data, tmp_path, extensi
         assert_same([tifffile.imread(flow_file)], [flow])
     assert summary.n_frames == 20
     with np.load(tmp_path / "registered_statistics.npz") as statistics:
-        assert set(statistics) == STATISTICS
+        assert set(statistics) == STATISTICS | FLAGS
         for name in STATISTICS:
             np.testing.assert_array_equal(statistics[name], summary.statistics[name])
     assert len(names(tmp_path)) == 3
@@ -843,10 +947,13 @@ def test_several_files_are_one_recording(tmp_path):
     assert_same([tifffile.imread(tmp_path / "out.tif")], [expected])
 
 
-def test_an_older_output_is_replaced(movie_file, tmp_path):
+def test_an_older_output_is_replaced_when_asked(movie_file, tmp_path):
     path, movie = movie_file
     for alpha in (4, 9):
-        summary = fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, alpha=alpha)
+        if alpha == 9:
+            with pytest.raises(FileExistsError, match=r"the output exists.*out\.tif"):
+                fg.register_file(path, tmp_path / "out.tif", no_work(), movie.truth, alpha=alpha)
+        summary = fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, alpha=alpha, overwrite=True)
         expected, _ = fg.register(movie.frames, movie.truth, "sequential", alpha=alpha)
         assert_same([tifffile.imread(tmp_path / "out.tif")], [expected])
         with np.load(tmp_path / "out_statistics.npz") as statistics:
@@ -966,8 +1073,9 @@ def test_fault_in_the_middle(movie_file, tmp_path, flow_file):
             path, tmp_path / "out.tif", executor, movie.truth, flow_file and tmp_path / flow_file, batch=4, **FAST
         )
     kept = ["out.partial.tif"] + ([flow_file.replace("flow", "flow.partial")] if flow_file else [])
-    assert names(tmp_path) == sorted(["in.tif", *kept])
-    told = [f"4 of 9 frames were finished and are kept in {str(tmp_path / name)!r}" for name in kept]
+    assert names(tmp_path) == sorted(["in.tif", *kept, "out.partial.tif.journal"])
+    hint = "; resume=True (--resume) goes on with them"
+    told = [f"4 of 9 frames were finished and are kept in {str(tmp_path / name)!r}{hint}" for name in kept]
     assert partial_warnings(caught) == sorted(told)
     partial = tifffile.imread(tmp_path / "out.partial.tif")
     np.testing.assert_array_equal(partial[:4], expected[:4])
@@ -1006,7 +1114,7 @@ def test_full_disk(movie_file, tmp_path, monkeypatch):
     ):
         fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, batch=3, **FAST)
     assert caught.value.errno == errno.ENOSPC
-    assert names(tmp_path) == ["in.tif", "out.partial.tif"]
+    assert names(tmp_path) == ["in.tif", "out.partial.tif", "out.partial.tif.journal"]
     expected, _ = fg.register(movie.frames, movie.truth, "sequential", **FAST)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.partial.tif")[:6], expected[:6])
 
@@ -1016,8 +1124,8 @@ def test_an_older_output_survives_a_fault(movie_file, tmp_path):
     fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, **FAST)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
     with pytest.warns(RuntimeWarning, match="partial"), pytest.raises(InterruptedError):
-        fg.register_file(path, tmp_path / "out.tif", RecordingExecutor(4), movie.truth, batch=4, **FAST)
-    assert names(tmp_path) == sorted([*before, "out.partial.tif"])
+        fg.register_file(path, tmp_path / "out.tif", RecordingExecutor(4), movie.truth, batch=4, overwrite=True, **FAST)
+    assert names(tmp_path) == sorted([*before, "out.partial.tif", "out.partial.tif.journal"])
     assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
 
 
@@ -1030,7 +1138,7 @@ def test_interrupt(movie_file, tmp_path):
 
     with pytest.warns(RuntimeWarning, match="4 of 9 frames"), pytest.raises(KeyboardInterrupt):
         fg.register_file(path, tmp_path / "out.tif", "sequential", movie.truth, batch=4, progress=interrupt, **FAST)
-    assert names(tmp_path) == ["in.tif", "out.partial.tif"]
+    assert names(tmp_path) == ["in.tif", "out.partial.tif", "out.partial.tif.journal"]
 
 
 def test_fault_at_the_very_end(movie_file, tmp_path, monkeypatch):
@@ -1050,27 +1158,11 @@ def test_fault_at_the_very_end(movie_file, tmp_path, monkeypatch):
     assert "out.tif" not in names(tmp_path)
 
 
-def test_partial_frames_that_cannot_be_kept(movie_file, tmp_path):
-    path, movie = movie_file
-    with FileRegistration(
-        path,
-        tmp_path / "out.tif",
-        reference=movie.truth,
-        executor=RecordingExecutor(4),
-        options=Options(**FAST),
-        batch=4,
-    ) as registration:
-        (tmp_path / "out.partial.tif").mkdir()
-        with pytest.raises(InterruptedError, match="the plug was pulled"):
-            registration.run()
-    assert names(tmp_path) == ["in.tif", "out.partial.tif"]
-
-
 def test_file_registration_that_never_runs(movie_file, tmp_path):
     path, movie = movie_file
     with FileRegistration(
         path, tmp_path / "out.tif", tmp_path / "flow.h5", executor="sequential", reference=movie.truth
     ) as registration:
         assert registration.registration.reader.n_frames == 9
-        assert len(names(tmp_path)) == 3  # in.tif and two hidden files
+        assert names(tmp_path) == ["flow.partial.h5", "in.tif", "out.partial.tif", "out.partial.tif.journal"]
     assert names(tmp_path) == ["in.tif"]

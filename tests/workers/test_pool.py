@@ -1,4 +1,4 @@
-"""FramePool and map_frames: results of a plain loop, and nothing left behind however it ends."""
+"""FramePool: results of a plain loop, and nothing left behind however it ends."""
 
 import doctest
 import errno
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from flowreg_gpu.workers.blocks import SharedMemoryError
-from flowreg_gpu.workers.map_frames import map_frames
 from flowreg_gpu.workers.pool import THREAD_VARIABLES, FramePool, default_workers
 from tests.programs import LIMIT, held_blocks, named_blocks, run_program
 
@@ -265,7 +264,7 @@ def test_the_caller_says_what_helps_where_memory_runs_out(monkeypatch):
     with FramePool(1, memory_hint="a magnet") as pool:
         with pytest.raises(SharedMemoryError, match="; try a magnet"):
             pool.allocate("frames", (2**60,), "uint8")  # more than any machine has
-        with pytest.raises(RuntimeError, match=r"try fewer workers \(n_workers=1\), a magnet"):
+        with pytest.raises(RuntimeError, match=r"try fewer workers \(n_workers=1\) or a magnet"):
             pool.run(SignalItself(signal.SIGTERM, ignored=False), range(4))
 
 
@@ -577,78 +576,13 @@ def test_unguarded_script(tmp_path):
     assert 'under `if __name__ == "__main__":`' in done.stderr
 
 
-# map_frames
+def test_a_daemon_has_no_workers(pool, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(RuntimeError, match="cannot be started: this process is a daemonic worker"):
+        pool.start()
 
 
-def darkest_row(frame):
-    return np.sort(frame, axis=0)[0]
-
-
-def total(frame):
-    return float(frame.sum())
-
-
-def shape_changes(frame):
-    return frame[: int(frame.flat[0]) + 1]
-
-
-def writes(frame):
-    frame[...] = 0
-    return frame
-
-
-@pytest.mark.parametrize("n_workers", [1, 2, 3, None])
-def test_map_frames_equals_plain_loop(n_workers):
-    stack = np.random.default_rng(4).integers(0, 60000, (37, 9, 5)).astype(np.uint16)[::-1, :, ::2]
-    original = stack.copy()
-    calls = []
-    rows = map_frames(darkest_row, stack, n_workers=n_workers, progress=calls.append)
-    np.testing.assert_array_equal(rows, [darkest_row(frame) for frame in stack])
-    assert rows.dtype == np.uint16
-    assert sum(calls) == 37
-    np.testing.assert_array_equal(stack, original)
-
-
-def test_map_frames_scalars_and_lists():
-    np.testing.assert_array_equal(map_frames(total, [[[1, 2]], [[3, 4]], [[5, 6]]], n_workers=2), [3.0, 7.0, 11.0])
-    np.testing.assert_array_equal(map_frames(np.sqrt, [4.0, 9.0], n_workers=1), [2.0, 3.0])
-
-
-def test_map_frames_into_out():
-    stack = np.random.default_rng(5).random((6, 4, 3))
-    out = np.zeros((6, 3), "float32")
-    assert map_frames(darkest_row, stack, out=out, n_workers=1) is out
-    np.testing.assert_array_equal(out, [darkest_row(frame).astype("float32") for frame in stack])
-
-    integers = np.full((6, 3), 9, "uint8")
-    with pytest.raises(TypeError, match="same_kind"):
-        map_frames(darkest_row, stack, out=integers, n_workers=1)
-    assert (integers == 9).all()
-    with pytest.raises(ValueError, match=r"\(3,\).*\(1, 3\)"):
-        map_frames(darkest_row, stack, out=np.zeros((6, 1, 3)), n_workers=1)
-
-
-def test_map_frames_refusals():
-    with pytest.raises(ValueError, match=r"\(0, 4, 4\)"):
-        map_frames(total, np.zeros((0, 4, 4)))
-    with pytest.raises(ValueError, match=r"\(\)"):
-        map_frames(total, 3.0)
-    with pytest.raises(ValueError, match=r"\(3,\).*\(2, 4\)"):
-        map_frames(total, np.zeros((2, 4)), out=np.zeros(3))
-    with pytest.raises(ValueError, match="n_workers=0"):
-        map_frames(total, np.zeros((2, 4)), n_workers=0)
-    with pytest.raises(TypeError, match="importable"):
-        map_frames(lambda frame: frame, np.zeros((2, 4)), n_workers=1)
-    with pytest.raises(ValueError, match="read-only"):
-        map_frames(writes, np.ones((2, 4)), n_workers=1)
-    with pytest.raises(ValueError, match=r"read-only"):
-        map_frames(writes, np.ones((2, 4)), out=np.ones((2, 4)), n_workers=1)
-    with pytest.raises(ValueError, match=r"frame 1.*\(2,\).*\(1,\)"):
-        map_frames(shape_changes, np.arange(2.0)[:, None] * np.ones(3), n_workers=1)
-
-
-@pytest.mark.parametrize("name", ["pool", "map_frames"])
-def test_examples_run(name):
-    failed, attempted = doctest.testmod(importlib.import_module(f"flowreg_gpu.workers.{name}"))
+def test_examples_run():
+    failed, attempted = doctest.testmod(importlib.import_module("flowreg_gpu.workers.pool"))
     assert failed == 0
     assert attempted > 0

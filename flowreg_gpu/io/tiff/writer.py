@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class _ReservedTiffWriter(ReservedFileWriter):
     axes, stored_shape : str, tuple of int
         The same block as ``tifffile.imread`` is to return it.
     metadata : TiffMetadata
+    overwrite, resume_at : bool, int or None
+        As in `TiffWriter`.
     """
 
     def __init__(
@@ -56,17 +58,25 @@ class _ReservedTiffWriter(ReservedFileWriter):
         axes: str,
         stored_shape: Sequence[int],
         metadata: TiffMetadata,
+        *,
+        overwrite: bool,
+        resume_at: int | None,
     ) -> None:
         n_frames, height, width, n_channels = (layout.size(axis) for axis in "TYXC")
         super().__init__((n_frames, height, width, n_channels), supported_dtype(dtype, os.fspath(path)))
         self._layout = layout
-        n_bytes = math.prod(layout.shape) * self.dtype.itemsize
-        n_bytes += count_planes(axes, stored_shape) * BYTES_PER_IFD
-        with self._reserve(path, n_bytes):
-            self._offset = self._lay_out(axes, tuple(stored_shape), metadata, n_bytes > CLASSIC_LIMIT)
+        self._stored = axes, tuple(stored_shape), metadata
+        self._reserve(path, self._file_size(), overwrite, resume_at)
 
-    def _lay_out(self, axes: str, shape: tuple[int, ...], metadata: TiffMetadata, is_large: bool) -> int:
-        """Write everything but the pixels; return the offset of the pixels."""
+    def _file_size(self) -> int:
+        """Bytes of the file, as far as they can be foreseen."""
+        axes, shape, _ = self._stored
+        n_bytes: int = math.prod(self._layout.shape) * self.dtype.itemsize
+        return n_bytes + count_planes(axes, shape) * BYTES_PER_IFD
+
+    def _lay_out(self) -> None:
+        axes, shape, metadata = self._stored
+        is_large = self._file_size() > CLASSIC_LIMIT
         one_page = is_large and metadata.kind == "imagej"
         if one_page:
             # ImageJ has no BigTIFF: above 4 GB it describes one page and lets the others follow it.
@@ -76,24 +86,38 @@ class _ReservedTiffWriter(ReservedFileWriter):
         if one_page:
             shape = tuple(n for axis, n in zip(axes, shape, strict=True) if axis in "YXS")
         is_big = is_large and not one_page
-        with tifffile.TiffWriter(self._pending.path, bigtiff=is_big, ome=is_ome(metadata, axes)) as tif:
+        with tifffile.TiffWriter(self.pending.path, bigtiff=is_big, ome=is_ome(metadata, axes)) as tif:
             offset, _ = tif.write(None, shape=shape, dtype=self.dtype, returnoffset=True, **arguments)
         if one_page:
-            os.truncate(self._pending.path, offset + math.prod(self._layout.shape) * self.dtype.itemsize)
-        return int(offset)
+            os.truncate(self.pending.path, offset + math.prod(self._layout.shape) * self.dtype.itemsize)
+        self._offset = int(offset)
+
+    def _find_places(self) -> None:
+        with tifffile.TiffFile(self.pending.path) as tif:
+            self._offset = int(tif.pages.first.dataoffsets[0])
+
+    def _slabs(self) -> tuple[int, int]:
+        """Slabs of frames that follow each other in the file, and bytes of a frame in each.
+
+        Where channels (or rows) are slower than time, the frames of each are a slab of their own.
+        """
+        time = self._layout.axes.index("T")
+        shape = self._layout.shape
+        return math.prod(shape[:time]), math.prod(shape[time + 1 :]) * self.dtype.itemsize
+
+    def _places(self, frame: int) -> Iterator[tuple[int, int]]:
+        n_slabs, frame_bytes = self._slabs()
+        for i in range(n_slabs):
+            yield self._offset + (i * self.n_frames + frame) * frame_bytes, frame_bytes
 
     def _store(self, frames: NDArray[Any], start: int) -> None:
-        time = self._layout.axes.index("T")
-        n_outer = math.prod(self._layout.shape[:time])
-        frame_bytes = math.prod(self._layout.shape[time + 1 :]) * self.dtype.itemsize
+        n_slabs, _ = self._slabs()
         block = self._layout.from_frames(frames)
         if not (block.flags.c_contiguous and block.dtype.isnative):
             block = np.empty(block.shape, self.dtype)
             copy_by_channel(frames, self._layout.to_frames(block))
-        block = block.reshape(n_outer, -1)
-        # Where channels (or rows) are slower than time, the frames of each are a slab of their own.
-        for i, slab in enumerate(block):
-            self._write_bytes(self._offset + (i * self.n_frames + start) * frame_bytes, slab)
+        for slab, (offset, _) in zip(block.reshape(n_slabs, -1), self._places(start), strict=True):
+            self._write_bytes(offset, slab)
 
 
 class TiffWriter(_ReservedTiffWriter):
@@ -111,15 +135,17 @@ class TiffWriter(_ReservedTiffWriter):
         ``tifffile.imread`` of the file returns the axes and, for as many frames, the shape of this one; ImageJ, OME
         and other metadata, resolution and colours are kept. Without it the file is an ImageJ hyperstack with axes TYX
         or TCYX (of dtype int16, which ImageJ lacks: tifffile's own format).
+    overwrite : bool
+        Whether an older file, and an older partial file, are replaced.
+    resume_at : int, optional
+        Frames that the partial file holds already; None begins a new one.
 
     Raises
     ------
     ValueError
         `path` is a file of `like`, or `like` has frames of another shape.
-    FileNotFoundError, PermissionError, IsADirectoryError
-        The folder does not exist, takes no new file, or `path` is a folder.
-    OSError
-        ``errno.ENOSPC``: the file would not fit on the disk.
+    FileNotFoundError, PermissionError, IsADirectoryError, FileExistsError, OSError
+        As `PendingFile`.
 
     Notes
     -----
@@ -137,19 +163,23 @@ class TiffWriter(_ReservedTiffWriter):
         n_channels: int,
         dtype: DTypeLike,
         like: TiffReader | None = None,
+        overwrite: bool = False,
+        resume_at: int | None = None,
     ) -> None:
+        how: Any = {"overwrite": overwrite, "resume_at": resume_at}
         if like is None:
             layout = Layout("TYX", (n_frames, height, width))
             if n_channels > 1:
                 layout = Layout("TCYX", (n_frames, n_channels, height, width))
             kind = "shaped" if np.dtype(dtype) == np.int16 else "imagej"
-            super().__init__(path, layout, dtype, layout.axes, layout.shape, TiffMetadata(kind))
+            super().__init__(path, layout, dtype, layout.axes, layout.shape, TiffMetadata(kind), **how)
             return
         if (height, width, n_channels) != like.shape[1:]:
             size = (height, width, n_channels)
             raise ValueError(f"frames of shape {size} cannot be written like {like.paths[0]}, {like.shape[1:]}")
-        check_output(path, like.paths)
-        super().__init__(path, like.layout.with_frames(n_frames), dtype, *like.stored_as(n_frames), like.metadata)
+        check_output(path, like.paths, overwrite=overwrite)
+        layout = like.layout.with_frames(n_frames)
+        super().__init__(path, layout, dtype, *like.stored_as(n_frames), like.metadata, **how)
 
 
 class TiffFlowWriter(_ReservedTiffWriter):
@@ -161,9 +191,23 @@ class TiffFlowWriter(_ReservedTiffWriter):
         The file appears there at `close`, and only if every frame was written.
     n_frames, height, width : int
         Size of the recording.
+    overwrite, resume_at : bool, int or None
+        As in `TiffWriter`.
     """
 
-    def __init__(self, path: PathLike, n_frames: int, height: int, width: int) -> None:
+    def __init__(
+        self,
+        path: PathLike,
+        n_frames: int,
+        height: int,
+        width: int,
+        *,
+        overwrite: bool = False,
+        resume_at: int | None = None,
+    ) -> None:
         shape = (n_frames, height, width, 2)
         metadata = TiffMetadata("shaped", shaped={"axes": "TYXC", "convention": FLOW_CONVENTION})
-        super().__init__(path, Layout("TYXC", shape), np.float32, "TYXC", shape, metadata)
+        layout = Layout("TYXC", shape)
+        super().__init__(
+            path, layout, np.float32, layout.axes, shape, metadata, overwrite=overwrite, resume_at=resume_at
+        )

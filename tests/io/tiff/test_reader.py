@@ -84,11 +84,11 @@ def test_single_images_become_a_stack(tmp_path):
         with TiffReader(paths) as reader:
             np.testing.assert_array_equal(reader.read(0, 3)[..., 0], frames)
             with TiffWriter(
-                tmp_path / "output.tif", n_frames=3, height=H, width=W, n_channels=1, dtype="u2", like=reader
+                tmp_path / f"{kind}_output.tif", n_frames=3, height=H, width=W, n_channels=1, dtype="u2", like=reader
             ) as writer:
                 writer.write(frames[..., np.newaxis])
-            np.testing.assert_array_equal(tifffile.imread(tmp_path / "output.tif"), frames)
-            with tifffile.TiffFile(tmp_path / "output.tif") as tif:
+            np.testing.assert_array_equal(tifffile.imread(tmp_path / f"{kind}_output.tif"), frames)
+            with tifffile.TiffFile(tmp_path / f"{kind}_output.tif") as tif:
                 assert tif.series[0].axes == reader.axes
 
 
