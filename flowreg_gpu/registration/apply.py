@@ -28,7 +28,7 @@ from flowreg_gpu.io import (
 )
 from flowreg_gpu.options import Options, positive_integer
 from flowreg_gpu.registration.files import check_extension, note_changed_inputs, stamp
-from flowreg_gpu.registration.loop import FrameCounter, StageProgress, default_batch, replace_nonfinite
+from flowreg_gpu.registration.loop import FrameCounter, StageProgress, replace_nonfinite
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, Selection, resolve_reference
 from flowreg_gpu.registration.summary import Summary
@@ -86,7 +86,7 @@ class FlowApplication:
                 positive_integer("batch", batch)
             self._owns_executor = not isinstance(executor, BaseExecutor)
             self.executor = create_executor(executor, n_workers)
-            self.batch = batch or default_batch(reader, self.executor, reader.n_frames)
+            self.batch = batch or _default_batch(reader, self.executor)
             named = [os.fspath(reference)] if isinstance(reference, str | os.PathLike) else []
             self._inputs = {path: stamp(path) for path in (*reader.paths, self._flow.path, *named)}
             check_output(target, list(self._inputs), overwrite=overwrite)
@@ -197,6 +197,16 @@ class FlowApplication:
                 take(self.executor.register_batch(batch))
                 del batch  # its memory, before another batch is read
         return nonfinite
+
+
+def _default_batch(reader: FrameReader, executor: BaseExecutor) -> int:
+    """Frames whose input, output and flow, as it is read and as planes, take the executor's bytes.
+
+    They are as many for each worker, and enough to keep every one busy.
+    """
+    frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 2 * 8)
+    workers = executor.n_workers
+    return int(np.clip(executor.batch_bytes // frame // workers * workers, 2 * workers, 1024))
 
 
 def _check_sizes(flow: FlowReader, reader: TiffReader) -> None:
