@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,25 +178,57 @@ class FlowApplication:
         """Warp all frames by their flows and hand them over, batch by batch; the number of replaced pixels."""
         self.executor.start_recording(WarpJob(options=self._options, reference=reference))
 
-        def read(first: int, stop: int) -> tuple[NDArray[Any], NDArray[np.float32], int]:
-            frames, vectors = reader.read(first, stop), flows.read(first, stop)
-            replaced = replace_nonfinite(frames, reference, 0)
-            planes = np.empty((stop - first, 2, *vectors.shape[1:3]), np.float32)
-            for component in range(2):
-                planes[:, component] = vectors[..., component]
-            return frames, planes, replaced
-
         spans = [(first, min(first + self.batch, reader.n_frames)) for first in range(0, reader.n_frames, self.batch)]
         nonfinite = 0
-        with ReadAhead(read, spans, reader.threaded and flows.threaded) as reading:
+        with ReadAhead(
+            lambda first, stop: _ReadFrames.prepare(reader.read(first, stop), flows.read(first, stop), reference),
+            spans,
+            reader.threaded and flows.threaded,
+        ) as reading:
             for _ in spans:
-                frames, planes, replaced = reading.next()
-                nonfinite += replaced
-                batch = Batch(frames, None, flow=planes, keep_flow=False, progress=count)
-                del frames, planes
-                take(self.executor.register_batch(batch))
-                del batch  # its memory, before another batch is read
+                read = reading.next()
+                nonfinite += read.nonfinite
+                batch = Batch(read.frames, None, flow=read.planes, keep_flow=False, progress=count)
+                result = self.executor.register_batch(batch)
+                result.registered[read.still] = read.originals
+                take(result)
+                del batch, read, result  # their memory, before another batch is read
         return nonfinite
+
+
+class _ReadFrames(NamedTuple):
+    """Frames of a batch, ready to be warped.
+
+    Attributes
+    ----------
+    frames : (n, H, W, C)
+        NaN and infinite pixels are the reference's.
+    planes : (n, 2, H, W) float32
+        Their flows.
+    still : (n,) bool
+        Frames whose flow is zero. They come out as they were.
+    originals : (k, H, W, C)
+        These frames, with what is not finite.
+    nonfinite : int
+        Pixels of the other frames that were replaced.
+    """
+
+    frames: NDArray[Any]
+    planes: NDArray[np.float32]
+    still: NDArray[np.bool_]
+    originals: NDArray[Any]
+    nonfinite: int
+
+    @classmethod
+    def prepare(cls, frames: NDArray[Any], flow: NDArray[np.float32], reference: NDArray[np.float32]) -> _ReadFrames:
+        """Make frames ready, in place, for their flows (n, H, W, 2)."""
+        planes = np.empty((len(frames), 2, *flow.shape[1:3]), np.float32)
+        for component in range(2):
+            planes[:, component] = flow[..., component]
+        still: NDArray[np.bool_] = np.logical_not(planes.any(axis=(1, 2, 3)))
+        originals = frames[still]
+        kept = 0 if frames.dtype.kind in "iu" else int(np.count_nonzero(~np.isfinite(originals)))
+        return cls(frames, planes, still, originals, replace_nonfinite(frames, reference, 0) - kept)
 
 
 def _default_batch(reader: FrameReader, executor: BaseExecutor) -> int:

@@ -104,12 +104,16 @@ def test_pixels_that_are_nan_and_frames_that_are_constant(executor, tmp_path):
 
 
 def test_frames_with_zero_flow_come_out_as_they_were(executor, tmp_path):
-    frames = recording(4, 26, 31, 2).frames
+    frames = recording(4, 26, 31, 2, "float32").frames
     flow = far_flow(4)
     flow[2] = 0
+    frames[2, 3:, 4, 1] = np.nan
+    frames[3, 8, 9] = np.inf
     source, flow_file = write_movie(tmp_path / "movie.tif", frames), write_flow(tmp_path / "flow.tif", flow)
-    summary = fg.apply_file(flow_file, source, tmp_path / "out.tif", executor)
+    summary = fg.apply_file(flow_file, source, tmp_path / "out.tif", executor, reference=frames[0], batch=3)
     out = np.moveaxis(tifffile.imread(tmp_path / "out.tif"), 1, -1)
+    assert summary.nonfinite_pixels == 2  # of the frame that moves
+    assert np.isfinite(out[3]).all()
     for index in (0, 2):
         np.testing.assert_array_equal(out[index], frames[index])
     for index in (1, 3):
