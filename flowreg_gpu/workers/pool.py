@@ -195,6 +195,19 @@ class FramePool:
                 raise SharedMemoryError(f"{error}; try {self._memory_hint}") from error
         self._arrays[name] = np.ndarray(shape, dtype, self._blocks[name].mapping)
 
+    def release(self, name: str) -> None:
+        """Let go of an array: its memory is free when the caller has let go of it, too.
+
+        Raises
+        ------
+        KeyError
+            There is no array of that name.
+        RuntimeError
+            A worker is dead, or the pool is closed, or in use by another call.
+        """
+        with self._in_use():
+            self._release(name)
+
     def start(self) -> None:
         """Start the workers and wait until they are ready; `run` does so if they are not running.
 
@@ -327,7 +340,8 @@ class FramePool:
     def _release(self, name: str) -> None:
         del self._arrays[name]
         self._blocks.pop(name).close()
-        # as long as a worker maps the old block, its memory is not free for the larger one
+        self._sent_task = None
+        # as long as a worker maps the old block, its memory is not free for a larger one
         self._group.prepare(Preparation(None, []), [])
 
     def _array_places(self) -> list[ArrayPlace]:
