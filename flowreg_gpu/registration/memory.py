@@ -127,19 +127,20 @@ class RunMemory:
         chosen = batch or self._default_batch(window)
         if limit is not None and self.n_bytes(chosen) > limit:
             if batch is not None:
-                raise self._too_little(limit, f"batches of {batch} frames", self.n_bytes(batch))
+                raise self._too_little(limit, batch)
             chosen = next((size for size in range(chosen - 1, 0, -1) if self.n_bytes(size) <= limit), 0)
             if not chosen:
-                raise self._too_little(limit, "this run", self.n_bytes(1))
+                raise self._too_little(limit, 1)
             if chosen > self._executor.n_workers:
                 chosen -= chosen % self._executor.n_workers
         return MemoryPlan(chosen, self._reference_batch(chosen), self.n_bytes(chosen))
 
-    def _too_little(self, limit: int, what: str, least: int) -> ValueError:
-        executor = f"executor {self._executor.backend!r} with {self._executor.n_workers} workers"
-        # rounded up, so that what is named is enough
+    def _too_little(self, limit: int, batch: int) -> ValueError:
+        least = -(-self.n_bytes(batch) // 1_000_000)  # rounded up, so that what is named is enough
+        frames = "one frame" if batch == 1 else f"{batch} frames"
+        workers = f"executor {self._executor.backend!r} and n_workers={self._executor.n_workers}"
         return ValueError(
-            f"memory={limit / 1e6:.0f}MB is too little: {what} takes {-(-least // 1_000_000)}MB at least, {executor}"
+            f"memory={limit / 1e6:.0f}MB is too little: {least}MB is the least for batches of {frames} with {workers}"
         )
 
     def _default_batch(self, window: int) -> int:
