@@ -8,7 +8,15 @@ import pytest
 import tifffile
 
 import flowreg_gpu as fg
-from flowreg_gpu.io import ArrayReader, FlowOrigin, TiffReader, open_flow_reader, open_flow_writer, recording_digest
+from flowreg_gpu.io import (
+    ArrayReader,
+    FlowOrigin,
+    FrameReader,
+    TiffReader,
+    open_flow_reader,
+    open_flow_writer,
+    recording_digest,
+)
 from flowreg_gpu.registration.apply import FlowApplication
 from tests.emulation import EmulatedDevice
 from tests.movies import recording
@@ -166,6 +174,19 @@ def test_the_batch_does_not_change_the_result(tmp_path, batch):
     ]
     np.testing.assert_array_equal(summaries[0].reference, summaries[1].reference)
     assert (tmp_path / f"{batch}.tif").read_bytes() == (tmp_path / "7.tif").read_bytes()
+
+
+def test_no_more_than_a_batch_is_read_at_a_time(tmp_path, monkeypatch):
+    """Of frames and of flows; the reference is made frame by frame and batch by batch, too."""
+    source = write_movie(tmp_path / "movie.tif", recording(9, 26, 31).frames)
+    flow_file = write_flow(tmp_path / "flow.h5", far_flow(9))
+    spans = []
+    read = FrameReader.read
+    monkeypatch.setattr(
+        FrameReader, "read", lambda self, start, stop: spans.append(stop - start) or read(self, start, stop)
+    )
+    fg.apply_file(flow_file, source, tmp_path / "out.tif", "sequential", batch=2)
+    assert max(spans) == 2
 
 
 def test_frames_with_zero_flow_are_not_in_the_mean(tmp_path):
