@@ -1,5 +1,8 @@
 """Apply any function of a frame to a stack, in worker processes that share the frames in memory."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 
 import flowreg_gpu as fg
@@ -23,6 +26,13 @@ def main() -> None:
     brightness = np.empty(len(movie))
     fg.map_frames(np.mean, cleaned, out=brightness, n_workers=2)
     print("brightness:", brightness.round(1)[:6], "...")
+
+    # or files: frames stream through, so that they may be larger than memory
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "movie.npy", Path(folder) / "cleaned.npy"
+        np.save(source, movie)
+        fg.map_frames(without_background, source, target, n_workers=2)
+        print("the same from file to file:", np.array_equal(np.load(target), cleaned))
 
 
 if __name__ == "__main__":  # worker processes import this script again

@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="register N spread frames on the CPU too, and compare",
     )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="limit of process, workers and shared memory, e.g. 2GB: for smaller batches"
+    )
     add_execution(parser)
     add_options(parser)
 
@@ -72,6 +75,7 @@ def run(chosen: argparse.Namespace) -> int:
             batch=chosen.batch,
             verify=chosen.verify,
             bad_frames=_bad_frames(chosen.bad_frames),
+            memory=chosen.memory,
             resume=chosen.resume,
             overwrite=chosen.overwrite,
         )
@@ -80,6 +84,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     def work() -> int:
         with registration, ProgressBar(not chosen.no_progress) as bar:
+            tell(registration.registration.memory)
             if registration.resumed_at:
                 tell(f"going on after {registration.resumed_at} frames of an earlier run")
             summary = registration.run(bar)

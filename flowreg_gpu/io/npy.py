@@ -26,6 +26,8 @@ class NpyWriter(ReservedFileWriter):
     dtype : dtype
     overwrite : bool
         Whether an older file, and an older partial file, are replaced.
+    resume_at : int, optional
+        Frames that the partial file holds already; None begins a new one.
 
     Raises
     ------
@@ -34,12 +36,18 @@ class NpyWriter(ReservedFileWriter):
     """
 
     def __init__(
-        self, path: PathLike, stored_shape: Sequence[int], dtype: DTypeLike, *, overwrite: bool = False
+        self,
+        path: PathLike,
+        stored_shape: Sequence[int],
+        dtype: DTypeLike,
+        *,
+        overwrite: bool = False,
+        resume_at: int | None = None,
     ) -> None:
         super().__init__((stored_shape[0], 1, math.prod(stored_shape[1:]), 1), dtype)
         self._stored_shape = tuple(map(int, stored_shape))
         self._frame_bytes = self.width * self.dtype.itemsize
-        self._reserve(path, self.n_frames * self._frame_bytes, overwrite, None)
+        self._reserve(path, self.n_frames * self._frame_bytes, overwrite, resume_at)
 
     def _lay_out(self) -> None:
         descr = np.lib.format.dtype_to_descr(self.dtype)

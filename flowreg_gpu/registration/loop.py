@@ -24,6 +24,7 @@ from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
 from flowreg_gpu.registration.journal import Checkpoint, Journal
+from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import (
     ReferenceLike,
@@ -63,6 +64,15 @@ class Registration:
         Policy of the start flows; None takes that of the options.
     least_frames : int
         Fewer frames are refused: a recording of one frame is mostly one whose axes were misread.
+    memory : int, str or None
+        Limit of the memory of process, workers and shared memory, in bytes or as '2GB': the batch is made smaller.
+    keep_flow : bool
+        False where `run` will get no writer for flows, so that they take no memory.
+
+    Attributes
+    ----------
+    memory : MemoryPlan
+        The memory that the run will take, and the batch.
 
     Raises
     ------
@@ -83,7 +93,10 @@ class Registration:
         bad_frames: BadFramesLike = "auto",
         start_flow: StartFlow | None = None,
         least_frames: int = 2,
+        memory: int | str | None = None,
+        keep_flow: bool = True,
     ) -> None:
+        limit = None if memory is None else parse_memory(memory)
         self.options = merge_options(options, {})
         check_size(reader.height, reader.width)
         if reader.n_frames < least_frames:
@@ -103,7 +116,11 @@ class Registration:
         self.executor = create_executor(executor, n_workers)
         self._bad_frames = BadFrames(bad_frames, reader)
         self._reference = resolve_reference(reference, reader, self._bad_frames)
-        self.batch = batch or _default_batch(reader, self.executor, self._start_flow.window)
+        builds_reference = isinstance(self._reference, list)
+        self.memory = RunMemory(
+            reader, self.options, self.executor, keep_flow=keep_flow, verify=verify, builds_reference=builds_reference
+        ).plan(batch, self._start_flow.window, limit)
+        self.batch = self.memory.batch
 
     def run(
         self,
@@ -153,7 +170,8 @@ class Registration:
         if not isinstance(self._reference, list):
             return self._reference
         count = _Counter(report, "reference", len(self._reference))
-        return build_reference(self.reader, self._reference, self.options, self.executor, self.batch, count)
+        size = self.memory.reference_batch
+        return build_reference(self.reader, self._reference, self.options, self.executor, size, count)
 
     def _job(self, reference: NDArray[np.float32]) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
@@ -283,14 +301,3 @@ class _Counter:
     def __call__(self, finished: int) -> None:
         self._finished += finished
         self._report(self._stage, self._finished, self._total)
-
-
-def _default_batch(reader: FrameReader, executor: BaseExecutor, window: int) -> int:
-    """Frames whose input, output and flow take the executor's bytes, but enough of them to keep every worker busy.
-
-    Where a window takes several batches, they are even: each is read and written beside the computation of another.
-    """
-    frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
-    most = int(np.clip(executor.batch_bytes // frame, 2 * executor.n_workers, 1024))
-    window = min(window, reader.n_frames)
-    return most if window <= most else -(-window // -(-window // most))

@@ -79,6 +79,7 @@ def describe_result(pool: FramePool, func: FrameFunction, source: FrameSource, t
     description = pool.allocate("description", (_DESCRIPTION_BYTES,), np.uint8)
     pool.run(_Describe(func), range(1), timeout=timeout)
     kind: FrameKind = pickle.loads(description.tobytes())
+    pool.release("frames")  # the rings may need all there is
     return kind
 
 

@@ -26,6 +26,7 @@ from flowreg_gpu.workers.blocks import ArrayPlace, Block, SharedMemoryError, new
 from flowreg_gpu.workers.dispatch import Dispatch
 from flowreg_gpu.workers.group import GUARD_HINT, WorkerGroup
 from flowreg_gpu.workers.messages import FrameTask, Preparation, pickled_task
+from flowreg_gpu.workers.spawning import obstacle_to_workers
 from flowreg_gpu.workers.worker import stop_workers
 
 __all__ = ["THREAD_VARIABLES", "FramePool", "default_workers"]
@@ -194,6 +195,19 @@ class FramePool:
                 raise SharedMemoryError(f"{error}; try {self._memory_hint}") from error
         self._arrays[name] = np.ndarray(shape, dtype, self._blocks[name].mapping)
 
+    def release(self, name: str) -> None:
+        """Let go of an array: its memory is free when the caller has let go of it, too.
+
+        Raises
+        ------
+        KeyError
+            There is no array of that name.
+        RuntimeError
+            A worker is dead, or the pool is closed, or in use by another call.
+        """
+        with self._in_use():
+            self._release(name)
+
     def start(self) -> None:
         """Start the workers and wait until they are ready; `run` does so if they are not running.
 
@@ -307,10 +321,8 @@ class FramePool:
         if getattr(process.current_process(), "_inheriting", False):
             # also before a block is made: otherwise each worker would first read in the recording
             raise RuntimeError(f"a worker process is about to start workers while it is being started: {GUARD_HINT}")
-        if process.current_process().daemon:
-            raise RuntimeError(
-                "this process is a daemon, as the workers of a multiprocessing.Pool are: it has no workers"
-            )
+        if not self._group.workers and (obstacle := obstacle_to_workers()) is not None:
+            raise RuntimeError(f"workers cannot be started: {obstacle}")
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -328,7 +340,8 @@ class FramePool:
     def _release(self, name: str) -> None:
         del self._arrays[name]
         self._blocks.pop(name).close()
-        # as long as a worker maps the old block, its memory is not free for the larger one
+        self._sent_task = None
+        # as long as a worker maps the old block, its memory is not free for a larger one
         self._group.prepare(Preparation(None, []), [])
 
     def _array_places(self) -> list[ArrayPlace]:

@@ -5,6 +5,7 @@ import errno
 import importlib
 import multiprocessing
 import os
+import signal
 import threading
 
 import h5py
@@ -15,7 +16,7 @@ import tifffile
 import flowreg_gpu as fg
 from flowreg_gpu.io import ArrayReader, TiffReader
 from flowreg_gpu.io.reserved import ReservedFileWriter
-from tests.programs import held_blocks
+from tests.programs import held_blocks, named_blocks, run_program
 
 RNG = np.random.default_rng(4)
 STACK = RNG.integers(0, 60000, (37, 9, 5)).astype(np.uint16)
@@ -343,6 +344,39 @@ def test_an_input_that_ends_early(tmp_path):
         os.truncate(tmp_path / "in.tif", 40 * 48 // 2)
         with pytest.raises(OSError, match="bytes early"):
             fg.map_frames(inverted, reader, n_workers=1, chunk=1)
+
+
+SCRIPT = """
+import os, signal, sys
+import numpy as np
+import flowreg_gpu as fg
+
+def stop(finished):
+    os.killpg(0, getattr(signal, sys.argv[1]))  # the group: this process and the workers
+    while True:
+        signal.pause()
+
+if __name__ == "__main__":
+    print(os.getpid(), flush=True)
+    fg.map_frames(np.negative, np.ones((400, 64, 64), np.int16), "out.npy", n_workers=2, chunk=2, progress=stop)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_to_the_group_leaves_no_process_and_no_memory(tmp_path, name):
+    """The program comes back: its workers, which inherit its output, have ended. The partial file is the user's."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = run_program("script.py", name, folder=tmp_path)
+    assert done.returncode == -getattr(signal, name)
+    assert named_blocks(done.stdout.strip()) == []
+    assert done.stderr.count("Traceback") == (name == "SIGINT")
+    assert ("frames were finished and are kept" in done.stderr) == (name == "SIGINT")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.partial.npy", "script.py"]
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        fg.map_frames(inverted, STACK, tmp_path / "out.npy")
+    fg.map_frames(inverted, STACK, tmp_path / "out.npy", n_workers=1, overwrite=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), inverted(STACK))
 
 
 @pytest.mark.parametrize("known", [{}, {"dtype": "uint8", "shape": (4, 6)}])

@@ -224,6 +224,25 @@ def test_workers_let_go_of_a_replaced_block(pool):
     assert not any(name in text.read_text() for name in old for text in maps)
 
 
+@pytest.mark.skipif(not LISTED, reason="the system does not say which blocks a process holds")
+def test_release(pool):
+    task = Scale()
+    frames, scaled, _, _ = fill(pool, 8)
+    pool.run(task, range(8))
+    kept = frames.copy()
+    before = held_blocks()
+    pool.release("frames")
+    np.testing.assert_array_equal(frames, kept)
+    del frames
+    assert len(before - held_blocks()) == 1
+    with pytest.raises(KeyError, match="frames"):
+        pool.release("frames")
+    frames = pool.allocate("frames", kept.shape, kept.dtype)
+    frames[...] = kept + 1
+    pool.run(task, range(8))
+    np.testing.assert_array_equal(scaled, 3 * frames + frames.max())
+
+
 def test_arrays_stay_readable_after_close():
     pool = FramePool(1)
     array = pool.allocate("frames", (3, 1000, 1000), "int32")
@@ -578,7 +597,7 @@ def test_unguarded_script(tmp_path):
 
 def test_a_daemon_has_no_workers(pool, monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    with pytest.raises(RuntimeError, match="this process is a daemon"):
+    with pytest.raises(RuntimeError, match="cannot be started: this process is a daemonic worker"):
         pool.start()
 
 
