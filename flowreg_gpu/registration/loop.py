@@ -30,7 +30,7 @@ from flowreg_gpu.registration.start_flow import StartFlow
 from flowreg_gpu.registration.summary import Summary
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
-__all__ = ["Registration", "StageProgress"]
+__all__ = ["FrameCounter", "Registration", "StageProgress", "replace_nonfinite"]
 
 #: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
 StageProgress = Callable[[str, int, int], None]
@@ -158,7 +158,7 @@ class Registration:
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
             return self._reference
-        count = _Counter(report, "reference", len(self._reference))
+        count = FrameCounter(report, "reference", len(self._reference))
         size = self.memory.reference_batch
         return build_reference(self.reader, self._reference, self.options, self.executor, size, count)
 
@@ -186,7 +186,7 @@ class Registration:
         zero = np.zeros((2, height, width), np.float32)
         if not frames:
             return zero
-        window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
+        window = _Window(frames, zero, FlowMean(), len(frames), False, FrameCounter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
         return window.mean.planes(zero)
@@ -208,7 +208,7 @@ class Registration:
         finished, start, mean, nonfinite, known = checkpoint
         averaged = self._start_flow.last
         keep_flow = writers[1] is not None or verifier is not None
-        count = _Counter(report, "frames", self.reader.n_frames, finished)
+        count = FrameCounter(report, "frames", self.reader.n_frames, finished)
         statistics = [known]
         windows = self._windows_after(finished)
         with self._reading(job, windows) as reading, WriteBehind(writers) as writing:
@@ -245,7 +245,7 @@ class Registration:
 
         def read(first: int, stop: int) -> tuple[NDArray[Any], int]:
             frames = read_window(self.reader, first, stop, job.halo)
-            return frames, _replace_nonfinite(frames, job.reference, job.halo)
+            return frames, replace_nonfinite(frames, job.reference, job.halo)
 
         spans = [(span.start, span.stop) for frames in windows for span in self._spans(frames)]
         return ReadAhead(read, spans, self.reader.threaded)
@@ -281,7 +281,7 @@ class _Window(NamedTuple):
     progress: Progress
 
 
-class _Counter:
+class FrameCounter:
     """Adds up the frames that an executor reports."""
 
     def __init__(self, report: StageProgress, stage: str, total: int, finished: int = 0) -> None:
@@ -292,7 +292,7 @@ class _Counter:
         self._report(self._stage, self._finished, self._total)
 
 
-def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
+def replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
     """Replace NaN and infinite pixels by the reference's, in place; their number outside the halo."""
     bad = find_nonfinite(frames)
     if bad is None:

@@ -20,7 +20,15 @@ from flowreg_gpu.io import FrameReader, read_image
 from flowreg_gpu.model.preprocessing import Preprocessing, normalization
 from flowreg_gpu.options import Options, check_plain
 
-__all__ = ["DEFAULT_FRAMES", "ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
+__all__ = [
+    "DEFAULT_FRAMES",
+    "ReferenceLike",
+    "Selection",
+    "build_reference",
+    "default_frames",
+    "read_window",
+    "resolve_reference",
+]
 
 ReferenceLike = NDArray[Any] | str | os.PathLike[str] | slice | Sequence[int] | None
 
@@ -112,7 +120,7 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
     return np.concatenate([reader.read(index, index + 1) for index in wanted])
 
 
-class _Selection(FrameReader):
+class Selection(FrameReader):
     """Some frames of a recording, as float32."""
 
     def __init__(self, reader: FrameReader, frames: Sequence[int]) -> None:
@@ -139,7 +147,7 @@ def build_reference(
 
     Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
     """
-    selection = _Selection(reader, frames)
+    selection = Selection(reader, frames)
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
         image: NDArray[np.float32] = selection.read(0, 1)[0]
