@@ -12,6 +12,7 @@ from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.io import ArrayReader, ArrayWriter, PathLike
 from flowreg_gpu.options import Options, check_plain, merge_options
 from flowreg_gpu.registration.apply import FlowApplication
+from flowreg_gpu.registration.bad_frames import BadFramesLike
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.reference import ReferenceLike
@@ -28,6 +29,7 @@ def register(
     *,
     n_workers: int | None = None,
     batch: int | None = None,
+    bad_frames: BadFramesLike = "auto",
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -47,6 +49,10 @@ def register(
         Frames computed at a time; never changes the result.
     progress : callable or None
         Called with stage, finished and total frames.
+    bad_frames : {'auto'}, None, sequence of int, (T,) bool array, slice or path
+        Frames that are left as they are, with zero flow, and used neither for the reference nor for start flows: found
+        by what they show (black, constant, saturated, half lit, or dark since a shutter was closed), none, or these. A
+        file has a number on every line, or is an array (.npy). Frames without a finite pixel always are.
     **overrides
         Single options, as ``alpha=4``.
 
@@ -74,7 +80,13 @@ def register(
     movie = np.asarray(movie)
     reader = ArrayReader(movie)
     registration = Registration(
-        reader, reference, executor, merge_options(options, overrides), n_workers=n_workers, batch=batch
+        reader,
+        reference,
+        executor,
+        merge_options(options, overrides),
+        n_workers=n_workers,
+        batch=batch,
+        bad_frames=bad_frames,
     )
     writer = ArrayWriter(movie.shape, reader.dtype)
     flow_writer = ArrayWriter((reader.n_frames, reader.height, reader.width, 2), np.float32)
@@ -97,6 +109,7 @@ def register_file(
     verify: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    bad_frames: BadFramesLike = "auto",
     memory: int | str | None = None,
     progress: StageProgress | None = None,
     **overrides: Any,
@@ -125,7 +138,7 @@ def register_file(
     memory : int, str or None
         Most memory that process, workers and shared memory may take, in bytes or as '500MB', '2GB' or '1.5GiB': the
         batch is made smaller. On a GPU it is the memory of the host.
-    executor, reference, options, n_workers, batch, progress, **overrides
+    executor, reference, options, n_workers, batch, bad_frames, progress, **overrides
         As in `register`.
 
     Returns
@@ -151,6 +164,7 @@ def register_file(
         n_workers=n_workers,
         batch=batch,
         verify=verify,
+        bad_frames=bad_frames,
         resume=resume,
         overwrite=overwrite,
         memory=memory,

@@ -27,8 +27,9 @@ from flowreg_gpu.io import (
     recording_digest,
 )
 from flowreg_gpu.options import Options, positive_integer
+from flowreg_gpu.registration.bad_frames import BadFrames, replace_nonfinite
 from flowreg_gpu.registration.files import check_extension, note_changed_inputs, stamp
-from flowreg_gpu.registration.loop import FrameCounter, StageProgress, replace_nonfinite
+from flowreg_gpu.registration.loop import FrameCounter, StageProgress
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, Selection, resolve_reference
 from flowreg_gpu.registration.summary import Summary
@@ -254,14 +255,15 @@ def _choose_reference(
     reference: ReferenceLike, flow: FlowReader, reader: TiffReader
 ) -> tuple[str, NDArray[np.float32] | list[int]]:
     """Where the reference comes from, and the image (H, W, C), or the frames that it is the mean of."""
+    bad_frames = BadFrames(None, reader)  # those that the flow's run left as they were have no flow
     if reference is not None:
-        chosen = resolve_reference(reference, reader)
+        chosen = resolve_reference(reference, reader, bad_frames)
         return (f"mean of {len(chosen)} registered frames" if isinstance(chosen, list) else "as given"), chosen
     if flow.origin is not None and flow.origin.recording == recording_digest(reader):
         saved = flow.read_reference()
         if saved is not None:
-            return "saved with the flow", resolve_reference(saved, reader)
-    frames = resolve_reference(None, reader)
+            return "saved with the flow", resolve_reference(saved, reader, bad_frames)
+    frames = resolve_reference(None, reader, bad_frames)
     assert isinstance(frames, list)
     # frames that were left as they are were not fit to be registered, and are not fit for a mean
     moved = [index for index in frames if flow.read(index, index + 1).any()] or frames

@@ -226,8 +226,9 @@ def statistics_name(target: PathLike) -> Path:
 
 def _named_files(reader: TiffReader, arguments: Mapping[str, Any]) -> list[str]:
     """The files that a run reads."""
-    reference = arguments.get("reference")
-    return [*reader.paths, *([os.fspath(reference)] if isinstance(reference, str | os.PathLike) else [])]
+    given = [arguments.get("reference"), arguments.get("bad_frames", "auto")]
+    named = [os.fspath(item) for item in given if isinstance(item, str | os.PathLike) and item != "auto"]
+    return [*reader.paths, *named]
 
 
 def stamp(path: PathLike) -> list[Any]:
@@ -283,6 +284,7 @@ def _given(
         "channels": channels,
         "outputs": [os.path.basename(path) for path in outputs],
         "reference": _noted(arguments.get("reference")),
+        "bad_frames": _noted(arguments.get("bad_frames", "auto")),
         **{field.name: _noted(getattr(options, field.name)) for field in dataclasses.fields(options)},
     }
 
