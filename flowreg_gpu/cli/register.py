@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="register N spread frames on the CPU too, and compare",
     )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="limit of process, workers and shared memory, e.g. 2GB: for smaller batches"
+    )
     add_execution(parser)
     add_options(parser)
 
@@ -64,6 +67,7 @@ def run(chosen: argparse.Namespace) -> int:
             n_workers=chosen.workers,
             batch=chosen.batch,
             verify=chosen.verify,
+            memory=chosen.memory,
             resume=chosen.resume,
             overwrite=chosen.overwrite,
         )
@@ -72,6 +76,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     def work() -> int:
         with registration, ProgressBar(not chosen.no_progress) as bar:
+            tell(registration.registration.memory)
             if registration.resumed_at:
                 tell(f"going on after {registration.resumed_at} frames of an earlier run")
             summary = registration.run(bar)

@@ -34,7 +34,10 @@ def warn(message: object) -> None:
 
 def say(error: BaseException, status: int) -> int:
     """Print an error in one line; `status`."""
-    _print_error(f"error: {str(error) or type(error).__name__}")
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.strerror}: {error.filename!r}"  # without the number
+    _print_error(f"error: {text}")
     return status
 
 

@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "fma", "inlined"]
+__all__ = ["compiled", "fma", "inlined", "kernels_loaded"]
 
 # No fast-math flag, not even contraction to fused multiply-adds: numba keeps several copies of a kernel, optimised
 # in different callers, and which of them runs depends on what was compiled here and what came from the cache. Only
@@ -32,16 +32,26 @@ class _Separate(Compiler):  # type: ignore[misc]  # numba has no types
         super().__init__(typing, target, library, args, result, flags, local)
 
 
+_kernels: list[Any] = []
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile for this machine on first use, release the GIL, and keep the code in numba's cache if it has one."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "pipeline_class": _Separate}
     try:
-        return njit(cache=True, **options)(function)
+        kernel = njit(cache=True, **options)(function)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
         _tell_of_missing_cache()
-        return njit(**options)(function)
+        kernel = njit(**options)(function)
+    _kernels.append(kernel)
+    return kernel
+
+
+def kernels_loaded() -> bool:
+    """Whether this process has run a kernel, and holds what numba loads for the first one."""
+    return any(kernel.signatures for kernel in _kernels)
 
 
 @functools.cache  # once, and not for every kernel

@@ -41,8 +41,22 @@ class BaseExecutor(ProcessBatch, abc.ABC):
     parallel: ClassVar[bool] = False
     description: ClassVar[str] = ""
     features: ClassVar[tuple[str, ...]] = ()
-    #: Bytes of frames, registered frames and flows that a batch of a recording holds unless the caller says otherwise.
-    batch_bytes: int = 2**28
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of frames, registered frames and kept flows that a batch holds unless the caller says otherwise."""
+        return 2**28
+
+    def batch_memory(self, frames: int, results: int) -> int:
+        """Bytes of the host's memory that a batch takes here, beside its `frames` bytes, which the caller holds.
+
+        `results` are the bytes of its registered frames and of the flows that are wanted.
+        """
+        return results
+
+    def working_memory(self, frame: int) -> int:
+        """Bytes of the host's memory that the workers take, whatever the batch; each needs `frame` bytes for one."""
+        return self.n_workers * frame
 
     @property
     def keeps_results(self) -> bool:

@@ -16,6 +16,8 @@ from flowreg_gpu.executors.base import BaseExecutor
 
 __all__ = ["CPUExecutor", "LocalExecutor"]
 
+_WORKER_BATCH_BYTES = 8 * 2**20  # frames and registered frames
+
 
 class CPUExecutor(BaseExecutor):
     """An executor that runs `RegistrationTask` on every frame, wherever its arrays lie."""
@@ -24,6 +26,11 @@ class CPUExecutor(BaseExecutor):
         super().__init__(n_workers)
         self._job: Job | None = None
         self._task: RegistrationTask | None = None
+
+    @property
+    def batch_bytes(self) -> int:
+        """Eight frames of 512 x 512 pixels in uint16 for each worker: with more, a run is not faster."""
+        return self.n_workers * _WORKER_BATCH_BYTES
 
     @abc.abstractmethod
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -21,6 +21,8 @@ from flowreg_gpu.workers.spawning import obstacle_to_workers
 
 __all__ = ["GPUExecutor", "GPUStatus", "gpu_status"]
 
+_CONTEXT_BYTES = 500_000_000  # of the host's memory, for CUDA's context, NVRTC and cuFFT; no GPU has been measured yet
+
 
 class GPUStatus(NamedTuple):
     """Whether frames can be registered on a GPU here, and the reason in one sentence."""
@@ -69,7 +71,6 @@ class GPUExecutor(BaseExecutor):
     parallel = True
     description = "Batches in the memory of an NVIDIA GPU"
     features = ("cuda", "batched", "overlapped-transfers")
-    batch_bytes = 2**30
 
     def __init__(
         self,
@@ -110,7 +111,19 @@ class GPUExecutor(BaseExecutor):
             stacklevel=stacklevel,
         )
         self._stream = None
-        self.batch_bytes = self._fallback.batch_bytes
+
+    @property
+    def batch_bytes(self) -> int:
+        """More than on the CPU: a device takes some hundred frames at a time."""
+        return 2**30 if self._fallback is None else self._fallback.batch_bytes
+
+    def batch_memory(self, frames: int, results: int) -> int:
+        """Pinned memory: two sets of results by turns, and two parts of the frames."""
+        return 2 * (frames + results) if self._fallback is None else self._fallback.batch_memory(frames, results)
+
+    def working_memory(self, frame: int) -> int:
+        """CUDA's context and libraries, or the workers of the fallback."""
+        return _CONTEXT_BYTES if self._fallback is None else self._fallback.working_memory(frame)
 
     @property
     def backend(self) -> str:

@@ -19,6 +19,9 @@ from flowreg_gpu.workers.spawning import obstacle_to_workers
 
 __all__ = ["MultiprocessingExecutor"]
 
+# A worker's own memory with Python, NumPy and numba's kernels; what it maps of libraries is the parent's as well.
+_WORKER_BYTES = 95_000_000
+
 
 class MultiprocessingExecutor(CPUExecutor):
     """Registers frames in spawned processes; one pool and one set of shared-memory blocks for the recording.
@@ -51,6 +54,14 @@ class MultiprocessingExecutor(CPUExecutor):
     def backend(self) -> str:
         """Name of the executor that does the work: threads' where processes cannot."""
         return self.name if self._threads is None else self._threads.backend
+
+    def batch_memory(self, frames: int, results: int) -> int:
+        """Shared memory: a copy of the frames, and the results."""
+        return results if self._threads is not None else frames + results
+
+    def working_memory(self, frame: int) -> int:
+        """The workers' processes, each with a frame in work."""
+        return self.n_workers * (frame if self._threads is not None else _WORKER_BYTES + frame)
 
     def setup(self) -> None:
         """Start the workers, which takes a second or so, once.

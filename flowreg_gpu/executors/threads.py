@@ -10,6 +10,8 @@ from flowreg_gpu.executors.cpu import LocalExecutor
 
 __all__ = ["ThreadingExecutor"]
 
+_HEAP_BYTES = 16_000_000  # measured with glibc
+
 
 class ThreadingExecutor(LocalExecutor):
     """Registers frames in threads; needs no copies, no second process and no guarded main module."""
@@ -18,6 +20,10 @@ class ThreadingExecutor(LocalExecutor):
     parallel = True
     description = "Threads that share the frames"
     features = ("zero-copy",)
+
+    def working_memory(self, frame: int) -> int:
+        """A frame in work for each thread, and what the thread's own heap keeps of freed memory."""
+        return self.n_workers * (frame + _HEAP_BYTES)
 
     def _run_frames(self, run_frame: Callable[[int], None], indices: range, progress: Progress) -> None:
         with ThreadPoolExecutor(self.n_workers) as threads:

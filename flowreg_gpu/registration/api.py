@@ -96,6 +96,7 @@ def register_file(
     verify: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    memory: int | str | None = None,
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> Summary:
@@ -120,6 +121,9 @@ def register_file(
         wrote; the result is that of an uninterrupted run. Without one, begin.
     overwrite : bool
         Replace outputs, complete or partial, that exist.
+    memory : int, str or None
+        Most memory that process, workers and shared memory may take, in bytes or as '500MB', '2GB' or '1.5GiB': the
+        batch is made smaller. On a GPU it is the memory of the host.
     executor, reference, options, n_workers, batch, progress, **overrides
         As in `register`.
 
@@ -148,5 +152,6 @@ def register_file(
         verify=verify,
         resume=resume,
         overwrite=overwrite,
+        memory=memory,
     ) as registration:
         return registration.run(progress)

@@ -71,7 +71,7 @@ class FileRegistration:
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
             self._inputs = {path: _stamp(path) for path in _named_files(reader, arguments)}
-            self.registration = Registration(reader, **arguments)
+            self.registration = Registration(reader, keep_flow=flow_file is not None, **arguments)
             outputs = [target] if flow_file is None else [target, flow_file]
             given = _given(reader, self.registration, outputs, axes, channels, arguments)
             journal = _open_journal(target, resume, overwrite)

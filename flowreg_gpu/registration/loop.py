@@ -23,6 +23,7 @@ from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.registration.journal import Checkpoint, Journal
+from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, build_reference, read_window, resolve_reference
 from flowreg_gpu.registration.start_flow import StartFlow
@@ -54,6 +55,15 @@ class Registration:
         Policy of the start flows; None takes that of the options.
     least_frames : int
         Fewer frames are refused: a recording of one frame is mostly one whose axes were misread.
+    memory : int, str or None
+        Limit of the memory of process, workers and shared memory, in bytes or as '2GB': the batch is made smaller.
+    keep_flow : bool
+        False where `run` will get no writer for flows, so that they take no memory.
+
+    Attributes
+    ----------
+    memory : MemoryPlan
+        The memory that the run will take, and the batch.
 
     Raises
     ------
@@ -73,7 +83,10 @@ class Registration:
         verify: int = 0,
         start_flow: StartFlow | None = None,
         least_frames: int = 2,
+        memory: int | str | None = None,
+        keep_flow: bool = True,
     ) -> None:
+        limit = None if memory is None else parse_memory(memory)
         self.options = merge_options(options, {})
         check_size(reader.height, reader.width)
         if reader.n_frames < least_frames:
@@ -92,7 +105,11 @@ class Registration:
         self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
-        self.batch = batch or _default_batch(reader, self.executor, self._start_flow.window)
+        builds_reference = isinstance(self._reference, list)
+        self.memory = RunMemory(
+            reader, self.options, self.executor, keep_flow=keep_flow, verify=verify, builds_reference=builds_reference
+        ).plan(batch, self._start_flow.window, limit)
+        self.batch = self.memory.batch
 
     def run(
         self,
@@ -142,7 +159,8 @@ class Registration:
         if not isinstance(self._reference, list):
             return self._reference
         count = _Counter(report, "reference", len(self._reference))
-        return build_reference(self.reader, self._reference, self.options, self.executor, self.batch, count)
+        size = self.memory.reference_batch
+        return build_reference(self.reader, self._reference, self.options, self.executor, size, count)
 
     def _job(self, reference: NDArray[np.float32]) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
@@ -272,17 +290,6 @@ class _Counter:
     def __call__(self, finished: int) -> None:
         self._finished += finished
         self._report(self._stage, self._finished, self._total)
-
-
-def _default_batch(reader: FrameReader, executor: BaseExecutor, window: int) -> int:
-    """Frames whose input, output and flow take the executor's bytes, but enough of them to keep every worker busy.
-
-    Where a window takes several batches, they are even: each is read and written beside the computation of another.
-    """
-    frame = reader.height * reader.width * (2 * reader.n_channels * reader.dtype.itemsize + 8)
-    most = int(np.clip(executor.batch_bytes // frame, 2 * executor.n_workers, 1024))
-    window = min(window, reader.n_frames)
-    return most if window <= most else -(-window // -(-window // most))
 
 
 def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:

@@ -162,9 +162,11 @@ def build_reference(
         end = min(begin + batch, n_frames)
         window = read_window(selection, begin, end, raw.halo)
         result = executor.register_batch(Batch(window, start, job.halo, keep_flow=False, progress=progress))
-        for registered in result.registered[unflagged(result.statistics)]:  # one by one: the batch must not matter
+        usable = unflagged(result.statistics)
+        for registered in itertools.compress(result.registered, usable):  # one by one: the batch must not matter
             total += registered
             count += 1
+        del window, result  # their memory, before another batch is read
     return (total / count).astype(np.float32) if count else mean_raw
 
 
