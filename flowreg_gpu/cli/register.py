@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, add_keeping, add_options, chosen_options, whole_number
+from flowreg_gpu.cli.options import (
+    add_execution,
+    add_files,
+    add_options,
+    chosen_files,
+    chosen_options,
+    parse_reference,
+    whole_number,
+)
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.files import FileRegistration
@@ -16,20 +24,20 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.description = "Register a TIFF recording to a reference; several inputs are one recording."
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="IN",
-        help="TIFF, ImageJ, OME-TIFF or ScanImage recording; without -o, the last is OUT",
-    )
-    parser.add_argument("-o", "--output", metavar="OUT", help="registered TIFF, with the input's shape, axes and dtype")
-    add_keeping(parser)
+    add_files(parser, "registered")
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run of the same arguments that ended early, if there is one"
     )
     frames = f"{DEFAULT_FRAMES.start}:{DEFAULT_FRAMES.stop}"
     parser.add_argument(
         "--reference", metavar="R", help=f"image file, taken as it is, or frames START:STOP, averaged ({frames})"
+    )
+    parser.add_argument(
+        "--bad-frames",
+        default="auto",
+        metavar="B",
+        help="frames left as they are: auto finds those without an image; none; a file with a number on every line; or "
+        "numbers and ranges, e.g. 7,50:60 (%(default)s)",
     )
     parser.add_argument("--flow", metavar="FILE", help="keep the flow: .h5, .hdf5, .tif or .tiff")
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
@@ -54,19 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Check everything, register, and say what came out; the exit status."""
     try:
-        inputs, output = _files(chosen)
+        inputs, output = chosen_files(chosen)
         registration = FileRegistration(
             inputs,
             output,
             chosen.flow,
             axes=chosen.axes,
             channels=chosen.channels,
-            reference=_reference(chosen.reference),
+            reference=parse_reference(chosen.reference),
             executor=chosen.executor,
             options=chosen_options(chosen),
             n_workers=chosen.workers,
             batch=chosen.batch,
             verify=chosen.verify,
+            bad_frames=_bad_frames(chosen.bad_frames),
             memory=chosen.memory,
             resume=chosen.resume,
             overwrite=chosen.overwrite,
@@ -88,25 +97,15 @@ def run(chosen: argparse.Namespace) -> int:
     return attempt(work)
 
 
-def _files(chosen: argparse.Namespace) -> tuple[list[str], str]:
-    """Inputs and output."""
-    if chosen.output is not None:
-        return chosen.files, chosen.output
-    *inputs, output = chosen.files
-    if not inputs:
-        raise ValueError(f"{output!r} is the only file named, expected an input and an output: IN -o OUT")
-    if chosen.overwrite and len(inputs) > 1:
-        # register raw_*.tif --overwrite, with OUT forgotten, would replace a recording
-        raise ValueError("with several inputs, --overwrite needs the output named by -o OUT")
-    return inputs, output
-
-
-def _reference(text: str | None) -> str | slice | None:
-    """Frames 'START:STOP' (either may be missing), else a file."""
-    if text is None or ":" not in text:
-        return text
-    parts = text.split(":")
-    if len(parts) != 2 or not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in parts):
-        return text  # a file whose name has a colon
-    start, stop = (int(part) if part.strip() else None for part in parts)
-    return slice(start, stop)
+def _bad_frames(text: str) -> str | list[int] | None:
+    """'auto', 'none', or numbers and ranges 'I,J,A:B'; anything else is a file."""
+    if text in ("auto", "none"):
+        return text if text == "auto" else None
+    numbers: list[int] = []
+    for item in text.split(","):
+        parts = item.split(":")
+        if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+            return text
+        start = int(parts[0])
+        numbers += range(start, int(parts[1])) if len(parts) == 2 else [start]
+    return numbers

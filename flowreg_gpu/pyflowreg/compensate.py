@@ -187,7 +187,16 @@ def _registration(
     start = StartFlow.from_options(flow)
     if not flow.update_initialization_w:  # pyflowreg then starts every frame from zero
         start = dataclasses.replace(start, first=0)
-    return Registration(reader, reference, executor, flow, n_workers=n_workers, start_flow=start, least_frames=1)
+    return Registration(
+        reader,
+        reference,
+        executor,
+        flow,
+        n_workers=n_workers,
+        bad_frames=None,  # pyflowreg knows none
+        start_flow=start,
+        least_frames=1,
+    )
 
 
 def _is_video(source: Any) -> bool:

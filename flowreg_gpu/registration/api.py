@@ -1,4 +1,4 @@
-"""The two calls that register a recording: in memory, and from file to file."""
+"""The calls that register a recording, in memory and from file to file, and the one that applies a saved flow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.io import ArrayReader, ArrayWriter, PathLike
 from flowreg_gpu.options import Options, check_plain, merge_options
+from flowreg_gpu.registration.apply import FlowApplication
+from flowreg_gpu.registration.bad_frames import BadFramesLike
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.reference import ReferenceLike
 from flowreg_gpu.registration.summary import Summary
 
-__all__ = ["register", "register_file"]
+__all__ = ["apply_file", "register", "register_file"]
 
 
 def register(
@@ -27,6 +29,7 @@ def register(
     *,
     n_workers: int | None = None,
     batch: int | None = None,
+    bad_frames: BadFramesLike = "auto",
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -46,6 +49,10 @@ def register(
         Frames computed at a time; never changes the result.
     progress : callable or None
         Called with stage, finished and total frames.
+    bad_frames : {'auto'}, None, sequence of int, (T,) bool array, slice or path
+        Frames that are left as they are, with zero flow, and used neither for the reference nor for start flows: found
+        by what they show (black, constant, saturated, half lit, or dark since a shutter was closed), none, or these. A
+        file has a number on every line, or is an array (.npy). Frames without a finite pixel always are.
     **overrides
         Single options, as ``alpha=4``.
 
@@ -73,7 +80,13 @@ def register(
     movie = np.asarray(movie)
     reader = ArrayReader(movie)
     registration = Registration(
-        reader, reference, executor, merge_options(options, overrides), n_workers=n_workers, batch=batch
+        reader,
+        reference,
+        executor,
+        merge_options(options, overrides),
+        n_workers=n_workers,
+        batch=batch,
+        bad_frames=bad_frames,
     )
     writer = ArrayWriter(movie.shape, reader.dtype)
     flow_writer = ArrayWriter((reader.n_frames, reader.height, reader.width, 2), np.float32)
@@ -96,6 +109,7 @@ def register_file(
     verify: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    bad_frames: BadFramesLike = "auto",
     memory: int | str | None = None,
     progress: StageProgress | None = None,
     **overrides: Any,
@@ -110,7 +124,7 @@ def register_file(
         Registered TIFF with the input's shape, axes, dtype and metadata. Per-frame statistics are written beside
         it, as ``<name>_statistics.npz``.
     flow_file : path or None
-        Where to keep the flow, float32 (T, H, W, 2): .h5, .hdf5, .tif or .tiff.
+        Where to keep the flow, float32 (T, H, W, 2): .h5, .hdf5, .tif or .tiff. `apply_file` takes it.
     axes, channels : str, int or None
         Axes of the stored array ('TCYX'), and number of channels of an interleaved stack, where the file is silent.
     verify : int
@@ -124,7 +138,7 @@ def register_file(
     memory : int, str or None
         Most memory that process, workers and shared memory may take, in bytes or as '500MB', '2GB' or '1.5GiB': the
         batch is made smaller. On a GPU it is the memory of the host.
-    executor, reference, options, n_workers, batch, progress, **overrides
+    executor, reference, options, n_workers, batch, bad_frames, progress, **overrides
         As in `register`.
 
     Returns
@@ -150,8 +164,74 @@ def register_file(
         n_workers=n_workers,
         batch=batch,
         verify=verify,
+        bad_frames=bad_frames,
         resume=resume,
         overwrite=overwrite,
         memory=memory,
     ) as registration:
         return registration.run(progress)
+
+
+def apply_file(
+    flow_file: PathLike,
+    source: PathLike | Sequence[PathLike],
+    target: PathLike,
+    executor: str | BaseExecutor = "gpu",
+    *,
+    reference: ReferenceLike = None,
+    interpolation: str | None = None,
+    axes: str | None = None,
+    channels: int | None = None,
+    n_workers: int | None = None,
+    batch: int | None = None,
+    overwrite: bool = False,
+    progress: StageProgress | None = None,
+) -> Summary:
+    """Warp a recording of any length by a saved flow, for example another channel of the one that was registered.
+
+    For the recording that the flow was found on, the result is that of `register_file`, bit for bit.
+
+    Parameters
+    ----------
+    flow_file : path
+        Flow of every frame, float32 (T, H, W, 2), as `register_file` writes it: .h5, .hdf5, .tif or .tiff.
+    source : path or sequence of paths
+        TIFF recording of as many frames of the same height and width, of any number of channels.
+    target : path
+        TIFF with the input's shape, axes, dtype and metadata.
+    reference : image, path, slice, sequence of int, or None
+        What lies outside a frame comes from it. An image is taken as it is; frames are warped by their flows and
+        averaged. None takes the reference saved with the flow, if `source` is the recording that it was found on; else
+        the frames that `register` would take, but for those whose flow is zero.
+    interpolation : {'cubic', 'linear', 'nearest'} or None
+        None takes the one that the flow was made with, or 'cubic' where the file does not say.
+    overwrite : bool
+        Whether `target` may replace a file.
+    executor, axes, channels, n_workers, batch, progress
+        As in `register_file`.
+
+    Returns
+    -------
+    Summary
+        With the displacements of the flow, and the correlations with the reference before and after.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Files that do not fit together or cannot be read, or an output that cannot be written; raised before any work
+        is done. A fault in the middle leaves what `register_file` leaves.
+    """
+    with FlowApplication(
+        flow_file,
+        source,
+        target,
+        reference=reference,
+        interpolation=interpolation,
+        axes=axes,
+        channels=channels,
+        executor=executor,
+        n_workers=n_workers,
+        batch=batch,
+        overwrite=overwrite,
+    ) as application:
+        return application.run(progress)

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import STATISTICS, FlowMean
+from flowreg_gpu.engine.batch import FlowMean
 from flowreg_gpu.io import PathLike, ReservedFileWriter, open_held, partial_name, sync_file
+from flowreg_gpu.registration.summary import COLUMNS
 
 __all__ = ["JOURNAL_EXTENSION", "Checkpoint", "Journal", "JournalError", "journal_name"]
 
@@ -128,7 +129,7 @@ class Journal:
         self._slots_at = header_bytes + self._image.itemsize
         self._statistics_at = self._slots_at + _SLOTS * self._slot.itemsize
         self._image_at = header_bytes
-        self._row_bytes = len(STATISTICS) * 8
+        self._row_bytes = len(COLUMNS) * 8
         self.n_bytes = self._statistics_at + n_frames * self._row_bytes
         self.reference: NDArray[np.float32] | None = None
         self.checkpoint: Checkpoint | None = None
@@ -236,7 +237,7 @@ class Journal:
         """Note that all outputs are complete, so that a run that goes on only gives them their names."""
         assert self.checkpoint is not None
         self.complete = True
-        self._write_slot(self.checkpoint._replace(statistics=np.empty((0, len(STATISTICS)))))
+        self._write_slot(self.checkpoint._replace(statistics=np.empty((0, len(COLUMNS)))))
 
     def _write_slot(self, checkpoint: Checkpoint) -> None:
         for writer in self._writers:
@@ -313,7 +314,7 @@ class Journal:
         state = slot["state"]
         if not state["crc"] or state["crc"] != zlib.crc32(state.tobytes()[4:]):
             return None
-        rows = self._read(self._statistics_at, np.dtype(("<f8", (int(state["finished"]), len(STATISTICS)))))
+        rows = self._read(self._statistics_at, np.dtype(("<f8", (int(state["finished"]), len(COLUMNS)))))
         parts = {"start_crc": slot["start"], "statistics_crc": rows}
         if state["summed"]:
             parts["total_crc"] = slot["total"]

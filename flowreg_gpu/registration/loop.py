@@ -12,25 +12,32 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, FlowMean, Progress, find_nonfinite
+from flowreg_gpu.engine.batch import Batch, BatchResult, FlowMean, Progress
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
+from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
 from flowreg_gpu.registration.journal import Checkpoint, Journal
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
-from flowreg_gpu.registration.reference import ReferenceLike, build_reference, read_window, resolve_reference
+from flowreg_gpu.registration.reference import (
+    ReferenceLike,
+    build_reference,
+    read_window,
+    resolve_reference,
+    window_numbers,
+)
 from flowreg_gpu.registration.start_flow import StartFlow
-from flowreg_gpu.registration.summary import Summary
+from flowreg_gpu.registration.summary import COLUMNS, Summary
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
-__all__ = ["Registration", "StageProgress"]
+__all__ = ["FrameCounter", "Registration", "StageProgress"]
 
 #: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
 StageProgress = Callable[[str, int, int], None]
@@ -51,6 +58,8 @@ class Registration:
         Frames computed at a time; None chooses by their size. Never changes the result.
     verify : int
         Number of frames, spread over the recording, that are registered on the CPU too and compared.
+    bad_frames : 'auto', None, numbers, bool array, slice or file
+        See `register`.
     start_flow : StartFlow or None
         Policy of the start flows; None takes that of the options.
     least_frames : int
@@ -81,6 +90,7 @@ class Registration:
         n_workers: int | None = None,
         batch: int | None = None,
         verify: int = 0,
+        bad_frames: BadFramesLike = "auto",
         start_flow: StartFlow | None = None,
         least_frames: int = 2,
         memory: int | str | None = None,
@@ -102,9 +112,10 @@ class Registration:
             raise ValueError(f"verify={verify} is more than the {reader.n_frames} frames of the recording")
         self._verify = verify
         self._start_flow = start_flow or StartFlow.from_options(self.options)
-        self._reference = resolve_reference(reference, reader)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
+        self._bad_frames = BadFrames(bad_frames, reader)
+        self._reference = resolve_reference(reference, reader, self._bad_frames)
         builds_reference = isinstance(self._reference, list)
         self.memory = RunMemory(
             reader, self.options, self.executor, keep_flow=keep_flow, verify=verify, builds_reference=builds_reference
@@ -133,7 +144,7 @@ class Registration:
             verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
             self.executor.start_recording(job)
             if checkpoint is None:
-                empty = np.empty((0, len(STATISTICS)))
+                empty = np.empty((0, len(COLUMNS)))
                 checkpoint = Checkpoint(0, self._first_start(job, report), FlowMean(), 0, empty)
             statistics, nonfinite = self._run_windows(job, checkpoint, (writer, flow_writer), verifier, report, journal)
         return Summary.from_statistics(
@@ -158,7 +169,7 @@ class Registration:
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
             return self._reference
-        count = _Counter(report, "reference", len(self._reference))
+        count = FrameCounter(report, "reference", len(self._reference))
         size = self.memory.reference_batch
         return build_reference(self.reader, self._reference, self.options, self.executor, size, count)
 
@@ -186,7 +197,7 @@ class Registration:
         zero = np.zeros((2, height, width), np.float32)
         if not frames:
             return zero
-        window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
+        window = _Window(frames, zero, FlowMean(), len(frames), False, FrameCounter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
         return window.mean.planes(zero)
@@ -202,13 +213,13 @@ class Registration:
     ) -> tuple[NDArray[np.float64], int]:
         """Register all frames after a checkpoint, and hand registered frames and flows to the writers.
 
-        A window is registered in batches of what memory holds. Returns the statistics (T, 8) of all frames and the
+        A window is registered in batches of what memory holds. Returns the statistics (T, 9) of all frames and the
         number of NaN or infinite pixels.
         """
         finished, start, mean, nonfinite, known = checkpoint
         averaged = self._start_flow.last
         keep_flow = writers[1] is not None or verifier is not None
-        count = _Counter(report, "frames", self.reader.n_frames, finished)
+        count = FrameCounter(report, "frames", self.reader.n_frames, finished)
         statistics = [known]
         windows = self._windows_after(finished)
         with self._reading(job, windows) as reading, WriteBehind(writers) as writing:
@@ -216,19 +227,19 @@ class Registration:
                 if frames.start % self._start_flow.window == 0:  # not in the middle of the checkpoint's window
                     start, mean = mean.planes(start), FlowMean()
                 window = _Window(frames, start, mean, averaged, keep_flow, count)
-                for first, batch, replaced, result in self._batches(job, window, reading):
-                    rows = result.statistics.copy()
-                    nonfinite += replaced
+                for first, batch, read, result in self._batches(job, window, reading):
+                    if verifier is not None:
+                        verifier.compare(first, batch.frames, start, result)
+                    rows = read.put_back(result, job.reference)
+                    nonfinite += read.nonfinite
                     state = Checkpoint(first + len(rows), start, mean.copy(), nonfinite, rows)
                     writing.write(
                         (result.registered, result.flow),
                         lent=not self.executor.keeps_results,
                         then=None if journal is None else functools.partial(journal.record, state),
                     )
-                    if verifier is not None:
-                        verifier.compare(first, batch.frames, start, result)
                     statistics.append(rows)
-                    del batch, result  # their memory, before another batch is read
+                    del batch, read, result  # their memory, before another batch is read
         return np.concatenate(statistics), nonfinite
 
     def _windows_after(self, finished: int) -> list[range]:
@@ -240,24 +251,25 @@ class Registration:
         """Frames of every batch of a window."""
         return [frames[first : first + self.batch] for first in range(0, len(frames), self.batch)]
 
-    def _reading(self, job: Job, windows: Sequence[range]) -> ReadAhead[tuple[NDArray[Any], int]]:
-        """Frames with halo of every batch of the windows, and the number of NaN or infinite pixels replaced."""
+    def _reading(self, job: Job, windows: Sequence[range]) -> ReadAhead[ReadFrames]:
+        """Frames with halo of every batch of the windows, without bad ones and pixels that are not finite."""
 
-        def read(first: int, stop: int) -> tuple[NDArray[Any], int]:
+        def read(first: int, stop: int) -> ReadFrames:
             frames = read_window(self.reader, first, stop, job.halo)
-            return frames, _replace_nonfinite(frames, job.reference, job.halo)
+            bad = self._bad_frames.among(window_numbers(first, stop, job.halo, self.reader.n_frames), frames)
+            return ReadFrames.prepare(frames, bad, job.reference, job.halo)
 
         spans = [(span.start, span.stop) for frames in windows for span in self._spans(frames)]
         return ReadAhead(read, spans, self.reader.threaded)
 
     def _batches(
-        self, job: Job, window: _Window, reading: ReadAhead[tuple[NDArray[Any], int]]
-    ) -> Iterator[tuple[int, Batch, int, BatchResult]]:
-        """Register a window; yield first frame, batch, number of replaced pixels, and result, batch by batch."""
+        self, job: Job, window: _Window, reading: ReadAhead[ReadFrames]
+    ) -> Iterator[tuple[int, Batch, ReadFrames, BatchResult]]:
+        """Register a window; yield first frame, batch, what was read for it, and result, batch by batch."""
         for span in self._spans(window.frames):
-            frames, replaced = reading.next()
+            read = reading.next()
             batch = Batch(
-                frames,
+                read.frames,
                 window.start,
                 job.halo,
                 keep_flow=window.keep_flow,
@@ -265,9 +277,8 @@ class Registration:
                 averaged=min(max(span.stop - (window.frames.stop - window.averaged), 0), len(span)),
                 progress=window.progress,
             )
-            del frames
-            yield span.start, batch, replaced, self.executor.register_batch(batch)
-            del batch  # as the caller does
+            yield span.start, batch, read, self.executor.register_batch(batch)
+            del batch, read  # as the caller does
 
 
 class _Window(NamedTuple):
@@ -281,7 +292,7 @@ class _Window(NamedTuple):
     progress: Progress
 
 
-class _Counter:
+class FrameCounter:
     """Adds up the frames that an executor reports."""
 
     def __init__(self, report: StageProgress, stage: str, total: int, finished: int = 0) -> None:
@@ -290,12 +301,3 @@ class _Counter:
     def __call__(self, finished: int) -> None:
         self._finished += finished
         self._report(self._stage, self._finished, self._total)
-
-
-def _replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
-    """Replace NaN and infinite pixels by the reference's, in place; their number outside the halo."""
-    bad = find_nonfinite(frames)
-    if bad is None:
-        return 0
-    np.copyto(frames, reference, where=bad)
-    return int(np.count_nonzero(bad[halo : len(bad) - halo]))

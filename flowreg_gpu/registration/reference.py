@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,8 +20,18 @@ from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.io import FrameReader, read_image
 from flowreg_gpu.model.preprocessing import Preprocessing, normalization
 from flowreg_gpu.options import Options, check_plain
+from flowreg_gpu.registration.bad_frames import BadFrames
 
-__all__ = ["DEFAULT_FRAMES", "ReferenceLike", "build_reference", "default_frames", "read_window", "resolve_reference"]
+__all__ = [
+    "DEFAULT_FRAMES",
+    "ReferenceLike",
+    "Selection",
+    "build_reference",
+    "default_frames",
+    "read_window",
+    "resolve_reference",
+    "window_numbers",
+]
 
 ReferenceLike = NDArray[Any] | str | os.PathLike[str] | slice | Sequence[int] | None
 
@@ -41,24 +52,28 @@ def default_frames(n_frames: int) -> range:
     return frames if len(frames) >= LEAST_FRAMES else range(n_frames)
 
 
-def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[np.float32] | list[int]:
-    """Return the reference image (H, W, C) float32, or the frames that it has to be built from.
+def resolve_reference(
+    reference: ReferenceLike, reader: FrameReader, bad_frames: BadFrames
+) -> NDArray[np.float32] | list[int]:
+    """Return the reference image (H, W, C) float32, or the frames that it has to be built from, without bad ones.
+
+    Where the caller named the frames, a RuntimeWarning says how many of them are bad.
 
     Raises
     ------
     ValueError
         Wrong shape or channel count, masked, complex, NaN or infinite pixels, or frames that the recording does not
-        have.
+        have or that are all bad.
     FileNotFoundError
         A named file that does not exist.
     """
     if reference is None:
-        return _check_frames(list(default_frames(reader.n_frames)), reader)
+        return _good_frames(list(default_frames(reader.n_frames)), reader, bad_frames)
     if isinstance(reference, slice):
         frames = list(range(reader.n_frames)[reference])
         if not frames:
             raise ValueError(f"reference={reference!r} holds none of the {reader.n_frames} frames")
-        return _check_frames(frames, reader)
+        return _without_bad(frames, reader, bad_frames)
     if isinstance(reference, str | os.PathLike):
         return _check_image(read_image(reference), reader, f"reference {os.fspath(reference)!r}")
     if isinstance(reference, np.ndarray):
@@ -72,16 +87,35 @@ def resolve_reference(reference: ReferenceLike, reader: FrameReader) -> NDArray[
     outside = [index for index in frames if not 0 <= index < reader.n_frames]
     if outside or not frames:
         raise ValueError(f"reference frames {outside or frames} are not among 0 to {reader.n_frames - 1}")
-    return _check_frames(frames, reader)
+    return _without_bad(frames, reader, bad_frames)
 
 
-def _check_frames(frames: list[int], reader: FrameReader) -> list[int]:
-    """Refuse frames with NaN or infinite pixels, which integers cannot hold."""
-    for index in frames if reader.dtype.kind == "f" else ():
-        bad = np.count_nonzero(~np.isfinite(reader.read(index, index + 1)))
-        if bad:
-            raise ValueError(f"frame {index} of the reference holds {bad} NaN or infinite pixels, expected none")
-    return frames
+def _without_bad(frames: list[int], reader: FrameReader, bad_frames: BadFrames) -> list[int]:
+    """The good ones of the frames that the caller named; a RuntimeWarning says how many are not."""
+    good = _good_frames(frames, reader, bad_frames)
+    if len(good) < len(frames):
+        warnings.warn(
+            f"{len(frames) - len(good)} of the {len(frames)} frames of the reference are bad and left out",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+    return good
+
+
+def _good_frames(frames: list[int], reader: FrameReader, bad_frames: BadFrames) -> list[int]:
+    """The frames that are not bad; ValueError where there is none, or one holds NaN or infinite pixels."""
+    good = []
+    for index in frames:
+        frame = reader.read(index, index + 1)[0]
+        if bad_frames.contains(index, frame):
+            continue
+        nonfinite = np.count_nonzero(~np.isfinite(frame)) if reader.dtype.kind == "f" else 0
+        if nonfinite:
+            raise ValueError(f"frame {index} of the reference holds {nonfinite} NaN or infinite pixels, expected none")
+        good.append(index)
+    if not good:
+        raise ValueError(f"all {len(frames)} frames of the reference are bad: name others, or an image")
+    return good
 
 
 def _check_image(image: NDArray[Any], reader: FrameReader, name: str) -> NDArray[np.float32]:
@@ -97,14 +131,20 @@ def _check_image(image: NDArray[Any], reader: FrameReader, name: str) -> NDArray
     return np.ascontiguousarray(image, np.float32)
 
 
+def window_numbers(start: int, stop: int, halo: int, n_frames: int) -> NDArray[np.intp]:
+    """Numbers start - halo to stop + halo, mirrored at the ends of the recording (half-sample symmetric)."""
+    numbers = np.mod(np.arange(start - halo, stop + halo), 2 * n_frames)
+    mirrored: NDArray[np.intp] = np.minimum(numbers, 2 * n_frames - 1 - numbers)
+    return mirrored
+
+
 def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArray[Any]:
-    """Frames start - halo to stop + halo, mirrored at the ends of the recording (half-sample symmetric)."""
+    """The frames of `window_numbers`."""
     first, last = max(start - halo, 0), min(stop + halo, reader.n_frames)
     frames = reader.read(first, last)
     if last - first == stop - start + 2 * halo:
         return frames
-    wanted = np.mod(np.arange(start - halo, stop + halo), 2 * reader.n_frames)
-    wanted = np.minimum(wanted, 2 * reader.n_frames - 1 - wanted)
+    wanted = window_numbers(start, stop, halo, reader.n_frames)
     if wanted.min() >= first and wanted.max() < last:
         mirrored: NDArray[Any] = frames[wanted - first]
         return mirrored
@@ -112,7 +152,7 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
     return np.concatenate([reader.read(index, index + 1) for index in wanted])
 
 
-class _Selection(FrameReader):
+class Selection(FrameReader):
     """Some frames of a recording, as float32."""
 
     def __init__(self, reader: FrameReader, frames: Sequence[int]) -> None:
@@ -139,7 +179,7 @@ def build_reference(
 
     Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
     """
-    selection = _Selection(reader, frames)
+    selection = Selection(reader, frames)
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
         image: NDArray[np.float32] = selection.read(0, 1)[0]

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from flowreg_gpu.engine.batch import FLAGS, STATISTICS
 from flowreg_gpu.registration.verification import Verification
 
-__all__ = ["Summary"]
+__all__ = ["COLUMNS", "Summary", "list_frames"]
+
+#: Columns of the statistics of a recording: those of its batches, and 1 where the frame is bad.
+COLUMNS = (*STATISTICS, "bad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Summary:
         The raw reference used.
     statistics : dict of str to (T,) float64 or bool
         mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
-        correlation_after with the raw reference. The flags `constant` and `diverged` are bool.
+        correlation_after with the raw reference. The flags `constant`, `diverged` and `bad` are bool.
     constant_frames, diverged_frames, nonfinite_pixels : int
         Frames without any structure, and frames whose flow left the frame: somewhere |u| was the width of the frame or
         more, |v| its height or more, or it was not finite (zero flow both); and NaN or infinite pixels (taken from the
@@ -61,9 +64,14 @@ class Summary:
         return (self.n_frames - self.resumed_at) / max(self.seconds, 1e-9)
 
     @property
+    def bad_frames(self) -> NDArray[np.intp]:
+        """Numbers of the frames that show no image, or only a part of it, or that the caller named."""
+        return np.flatnonzero(self.statistics["bad"])
+
+    @property
     def flagged(self) -> NDArray[np.bool_]:
         """Frames (T,) with any flag in `statistics`: their flow is zero, and the means in `str` leave them out."""
-        flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in STATISTICS[FLAGS]])
+        flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in COLUMNS[FLAGS]])
         return flags
 
     def __str__(self) -> str:
@@ -79,6 +87,8 @@ class Summary:
                 f"correlation with the reference: {used['correlation_before'].mean():.4f} before, "
                 f"{used['correlation_after'].mean():.4f} after",
             ]
+        if len(self.bad_frames):
+            lines.append(f"bad frames, left as they were: {len(self.bad_frames)} ({list_frames(self.bad_frames)})")
         if self.constant_frames:
             lines.append(f"constant frames, left as they were: {self.constant_frames}")
         if self.diverged_frames:
@@ -101,12 +111,14 @@ class Summary:
         verification: Verification | None,
         resumed_at: int = 0,
     ) -> Summary:
-        """Summary of frames with the statistics (T, 8) of `STATISTICS`; a RuntimeWarning names what went wrong."""
-        columns: dict[str, NDArray[Any]] = dict(zip(STATISTICS, statistics.T, strict=True))
-        columns |= {name: columns[name] != 0 for name in STATISTICS[FLAGS]}
+        """Summary of frames with the statistics (T, 9) of `COLUMNS`; a RuntimeWarning names what went wrong."""
+        columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
+        columns |= {name: columns[name] != 0 for name in COLUMNS[FLAGS]}
         constant, diverged = (int(np.count_nonzero(columns[name])) for name in ("constant", "diverged"))
+        bad = np.flatnonzero(columns["bad"])
         problems = {
-            "constant frames have no structure": constant,
+            f"bad frames ({list_frames(bad)}) are left as they are": len(bad),
+            "constant frames have no structure": int(np.count_nonzero(columns["constant"] & ~columns["bad"])),
             "frames have a flow that leaves the frame (are there pixels far above the reference's?)": diverged,
         }
         for problem, count in problems.items():
@@ -126,3 +138,12 @@ class Summary:
             verification,
             resumed_at,
         )
+
+
+def list_frames(numbers: NDArray[np.intp], most: int = 10) -> str:
+    """Numbers of frames in rising order, runs as 'first-last', at most so many of them: '3, 7-12, 40 and more'."""
+    if not len(numbers):
+        return ""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    told = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:most])
+    return told + (" and more" if len(runs) > most else "")

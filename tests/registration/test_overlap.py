@@ -438,7 +438,7 @@ def test_two_batches_are_held_at_most(threaded, verify):
     sink._store = store_late
     executor = LateExecutor(frames) if threaded else "sequential"
     options = Options(**FAST, buffer_size=5)
-    Registration(source, movie.truth, executor, options, batch=1, verify=verify).run(sink)
+    Registration(source, movie.truth, executor, options, batch=1, verify=verify, bad_frames=None).run(sink)
     assert len(frames.references) == 5 + 9
     assert frames.most == (2 if threaded else 1)
     assert results.most == 1  # beside it the executor's own
@@ -502,7 +502,7 @@ def test_fault_of_the_reader(movie_file, tmp_path, monkeypatch):
     ):
         fg.register_file(
             path, tmp_path / "out.tif", "sequential", movie.truth, batch=3, progress=lambda *c: progress.append(c),
-            **FAST,
+            bad_frames=None, **FAST,
         )  # fmt: skip
     assert len(caught) == 1
     assert progress[-1] == ("frames", 6, 9)
@@ -543,7 +543,7 @@ def test_warnings_of_a_thread_reach_the_user(overlap):
     movie = recording(4, **SMALL)
     reader = WarningReader(movie.frames)
     reader.threaded = overlap
-    registration = Registration(reader, movie.truth, "sequential", Options(**FAST), batch=2)
+    registration = Registration(reader, movie.truth, "sequential", Options(**FAST), batch=2, bad_frames=None)
     with pytest.warns(RuntimeWarning, match="a page is odd") as caught:
         registration.run()
     assert len(caught) == 2 + 2

@@ -28,7 +28,7 @@ INNER = (..., slice(6, -6), slice(6, -6))
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 SMALL = {"height": 26, "width": 31}
 STATISTICS = {"mean_disp", "max_disp", "mean_div", "mean_translation", "correlation_before", "correlation_after"}
-FLAGS = {"constant", "diverged"}
+FLAGS = {"constant", "diverged", "bad"}
 
 
 class RecordingExecutor(fg.SequentialExecutor):
@@ -56,8 +56,9 @@ def no_work():
     return RecordingExecutor(fail_at=0)
 
 
-def summary_of(movie, reference=None, executor="sequential", batch=None, **options):
-    return Registration(ArrayReader(movie), reference, executor, Options(**options), batch=batch).run()
+def summary_of(movie, reference=None, executor="sequential", batch=None, bad_frames="auto", **options):
+    options = Options(**options)
+    return Registration(ArrayReader(movie), reference, executor, options, batch=batch, bad_frames=bad_frames).run()
 
 
 def assert_same(result, expected):
@@ -306,11 +307,11 @@ def test_flagged_frames_are_left_out_of_the_means_of_the_summary():
 def test_flagged_frames_are_not_averaged_into_the_reference(batch):
     movie = recording(8, **SMALL, dtype="float32")
     movie.frames[[2, 3, 6]] = 0
-    summary = summary_of(movie.frames, range(8), batch=batch, **FAST)
+    summary = summary_of(movie.frames, range(8), batch=batch, bad_frames=None, **FAST)
     assert abs(summary.reference.mean() / movie.truth.mean() - 1) < 0.05
     movie.frames[:] = 3
     with pytest.warns(RuntimeWarning, match="the reference is constant"):
-        assert (summary_of(movie.frames, range(8), **FAST).reference == 3).all()
+        assert (summary_of(movie.frames, range(8), bad_frames=None, **FAST).reference == 3).all()
 
 
 def test_start_flow_without_updates():
@@ -460,14 +461,14 @@ def test_constant_frames():
     movie = recording(6, **SMALL)
     movie.frames[2], movie.frames[5] = 700, 0
     with pytest.warns(RuntimeWarning, match="2 constant frames have no structure") as caught:
-        registered, flow = fg.register(movie.frames, movie.truth, "sequential", **FAST)
+        registered, flow = fg.register(movie.frames, movie.truth, "sequential", bad_frames=None, **FAST)
     assert len(caught) == 1
     assert (registered[2] == 700).all()
     assert (registered[5] == 0).all()
     assert not flow[[2, 5]].any()
     assert flow[[1, 3, 4]].any(axis=(1, 2, 3)).all()
     with pytest.warns(RuntimeWarning, match="2 constant"):
-        summary = summary_of(movie.frames, movie.truth, **FAST)
+        summary = summary_of(movie.frames, movie.truth, bad_frames=None, **FAST)
     assert summary.constant_frames == 2
     assert "constant frames, left as they were: 2" in str(summary)
     assert summary.statistics["correlation_after"][2] == 0
@@ -540,12 +541,21 @@ def test_nan_pixels_are_counted_and_replaced(batch):
     assert f"NaN or infinite pixels, taken from the reference: {holes.sum()}" in str(summary)
 
 
-def test_frame_of_nothing_but_nan():
+@pytest.mark.parametrize("bad_frames", ["auto", None])
+def test_frame_of_nothing_but_nan(bad_frames):
+    """It is bad, and no perfect one."""
     movie = recording(4, **SMALL, dtype="float32")
     movie.frames[1] = np.nan
-    registered, _ = fg.register(movie.frames, movie.truth, "sequential", **FAST)
-    assert np.isfinite(registered).all()
-    assert np.abs(registered[1] - movie.truth).mean() < 2  # of 900: the start flow is not quite undone
+    with pytest.warns(RuntimeWarning, match=r"1 bad frames \(1\) are left as they are"):
+        summary = summary_of(movie.frames, movie.truth, bad_frames=bad_frames, **FAST)
+    assert summary.bad_frames.tolist() == [1]
+    assert summary.statistics["correlation_before"][1] == summary.statistics["correlation_after"][1] == 0
+    assert summary.nonfinite_pixels == 0
+    with pytest.warns(RuntimeWarning, match="bad frames"):
+        registered, flow = fg.register(movie.frames, movie.truth, "sequential", bad_frames=bad_frames, **FAST)
+    assert np.isnan(registered[1]).all()
+    assert np.isfinite(registered[[0, 2, 3]]).all()
+    assert np.flatnonzero(flow.any((1, 2, 3))).tolist() == [0, 2, 3]
 
 
 def test_a_pixel_beyond_arithmetic_spoils_no_other_frame():
