@@ -352,13 +352,13 @@ import numpy as np
 import flowreg_gpu as fg
 
 def stop(finished):
-    os.killpg(0, getattr(signal, sys.argv[1]))  # the group: this process and the workers
+    os.killpg(0, getattr(signal, sys.argv[1]))  # the group: this process and the worker
     while True:
         signal.pause()
 
 if __name__ == "__main__":
     print(os.getpid(), flush=True)
-    fg.map_frames(np.negative, np.ones((400, 64, 64), np.int16), "out.npy", n_workers=2, chunk=2, progress=stop)
+    fg.map_frames(np.negative, np.ones((400, 64, 64), np.int16), "out.npy", n_workers=1, chunk=1, progress=stop)
 """
 
 
