@@ -18,7 +18,8 @@ sigma = [1, 1, 0.5]
 def main() -> None:
     known = make_movie(frames=16, height=128, width=128)
     cells, fibres = known.movie[..., 0], known.movie[..., 1]
-    tifffile.imwrite("fibres.tif", fibres, imagej=True, metadata={"axes": "TYX"})
+    for name, channel in (("fibres.tif", fibres), ("cells.tif", cells)):
+        tifffile.imwrite(name, channel, imagej=True, metadata={"axes": "TYX"})
     Path("run.toml").write_text(OPTIONS)
 
     # 1. The still channel leads. Its reference: the four frames that differ least from the mean.
@@ -28,9 +29,10 @@ def main() -> None:
     fg.register_file("fibres.tif", "fibres_registered.tif", "threading", calm, flow_file="flow.tif", options=options)
     print("reference of frames", calm)
 
-    # 2. The other one follows the same flow.
-    flow = tifffile.imread("flow.tif")
-    followed = fg.warp(cells, flow, cells[calm].mean(axis=0))
+    # 2. The other one, in a file of its own, follows the same flow.
+    target = "cells_registered.tif"
+    fg.apply_file("flow.tif", "cells.tif", target, "threading", reference=calm, overwrite=True)
+    followed = tifffile.imread(target)
     for name, movie in (("before", cells), ("after", followed)):
         print(f"{name}: the cells' standard deviation in time is {movie.std(axis=0).mean():.1f} on average")
 

@@ -14,6 +14,7 @@ __all__ = [
     "Summary",
     "ThreadingExecutor",
     "__version__",
+    "apply_file",
     "estimate_flow",
     "gpu_status",
     "map_frames",
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; tests/typed_api.py hold
     from flowreg_gpu.executors.sequential import SequentialExecutor
     from flowreg_gpu.executors.threads import ThreadingExecutor
     from flowreg_gpu.options import Options
-    from flowreg_gpu.registration.api import register, register_file
+    from flowreg_gpu.registration.api import apply_file, register, register_file
     from flowreg_gpu.registration.map_frames import map_frames
     from flowreg_gpu.registration.pair import estimate_flow, warp
     from flowreg_gpu.registration.smoothing import smooth_file
@@ -46,6 +47,7 @@ else:
         "SequentialExecutor": "executors.sequential",
         "Summary": "registration.summary",
         "ThreadingExecutor": "executors.threads",
+        "apply_file": "registration.api",
         "estimate_flow": "registration.pair",
         "gpu_status": "executors.gpu",
         "map_frames": "registration.map_frames",

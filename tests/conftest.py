@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.programs import run_program
+
+# Property tests: the same few examples in every run of the suite, and no limit of time, since machines are busy. "long"
+# draws other examples in every run, and many of them: python -m pytest --hypothesis-profile=long
+SHARED = {"deadline": None, "database": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("suite", derandomize=True, max_examples=30, **SHARED)
+hypothesis.settings.register_profile("long", derandomize=False, max_examples=1000, print_blob=True, **SHARED)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

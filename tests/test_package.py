@@ -24,6 +24,7 @@ PUBLIC = {
     "Options",
     "SequentialExecutor",
     "ThreadingExecutor",
+    "apply_file",
     "estimate_flow",
     "gpu_status",
     "map_frames",
@@ -111,6 +112,7 @@ def test_signatures_that_other_code_relies_on():
     parameters = {
         "register": ["movie", "reference", "executor", "options"],
         "register_file": ["source", "target", "executor", "reference", "flow_file", "options"],
+        "apply_file": ["flow_file", "source", "target", "executor", "reference", "interpolation"],
         "estimate_flow": ["fixed", "moving", "options"],
         "warp": ["frames", "flow", "reference", "interpolation"],
         "map_frames": [

@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import Options
 
-__all__ = ["add_execution", "add_keeping", "add_options", "chosen_options", "whole_number"]
+__all__ = [
+    "add_execution",
+    "add_files",
+    "add_keeping",
+    "add_options",
+    "chosen_files",
+    "chosen_options",
+    "parse_reference",
+    "whole_number",
+]
 
 Value = TypeVar("Value")
 
@@ -22,6 +31,18 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=whole_number, metavar="N", help="workers of the executor (one per CPU)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def add_files(parser: argparse.ArgumentParser, result: str) -> None:
+    """Add the inputs and the output, which holds a `result`, and whether that may replace a file."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="IN",
+        help="TIFF, ImageJ, OME-TIFF or ScanImage recording; without -o, the last is OUT",
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", help=f"{result} TIFF, with the input's shape, axes and dtype")
+    add_keeping(parser)
 
 
 def add_keeping(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +59,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*flags, dest=f"option_{field.name}", type=_parser(field), metavar="X", help=_help(field))
 
 
+def chosen_files(chosen: argparse.Namespace) -> tuple[list[str], str]:
+    """Inputs and output; ValueError where one is missing, or where an input could be taken for the output."""
+    if chosen.output is not None:
+        return chosen.files, chosen.output
+    *inputs, output = chosen.files
+    if not inputs:
+        raise ValueError(f"{output!r} is the only file named, expected an input and an output: IN -o OUT")
+    if chosen.overwrite and len(inputs) > 1:
+        # raw_*.tif --overwrite, with OUT forgotten, would replace a recording
+        raise ValueError("with several inputs, --overwrite needs the output named by -o OUT")
+    return inputs, output
+
+
 def chosen_options(chosen: argparse.Namespace) -> Options:
     """The options of the file, if one was given, with those of the flags in their place.
 
@@ -49,6 +83,17 @@ def chosen_options(chosen: argparse.Namespace) -> Options:
     flags = {field.name: getattr(chosen, f"option_{field.name}") for field in dataclasses.fields(Options)}
     options = Options.from_file(chosen.options) if chosen.options else Options()
     return options.replace(**{name: value for name, value in flags.items() if value is not None})
+
+
+def parse_reference(text: str | None) -> str | slice | None:
+    """Frames 'START:STOP' (either may be missing), else a file."""
+    if text is None or ":" not in text:
+        return text
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in parts):
+        return text  # a file whose name has a colon
+    start, stop = (int(part) if part.strip() else None for part in parts)
+    return slice(start, stop)
 
 
 def _help(field: dataclasses.Field[Any]) -> str:

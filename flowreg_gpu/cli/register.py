@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, add_keeping, add_options, chosen_options, whole_number
+from flowreg_gpu.cli.options import (
+    add_execution,
+    add_files,
+    add_options,
+    chosen_files,
+    chosen_options,
+    parse_reference,
+    whole_number,
+)
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.files import FileRegistration
@@ -16,14 +24,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.description = "Register a TIFF recording to a reference; several inputs are one recording."
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="IN",
-        help="TIFF, ImageJ, OME-TIFF or ScanImage recording; without -o, the last is OUT",
-    )
-    parser.add_argument("-o", "--output", metavar="OUT", help="registered TIFF, with the input's shape, axes and dtype")
-    add_keeping(parser)
+    add_files(parser, "registered")
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run of the same arguments that ended early, if there is one"
     )
@@ -61,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Check everything, register, and say what came out; the exit status."""
     try:
-        inputs, output = _files(chosen)
+        inputs, output = chosen_files(chosen)
         registration = FileRegistration(
             inputs,
             output,
             chosen.flow,
             axes=chosen.axes,
             channels=chosen.channels,
-            reference=_reference(chosen.reference),
+            reference=parse_reference(chosen.reference),
             executor=chosen.executor,
             options=chosen_options(chosen),
             n_workers=chosen.workers,
@@ -94,30 +95,6 @@ def run(chosen: argparse.Namespace) -> int:
         return FAILED if summary.changed_inputs else 0
 
     return attempt(work)
-
-
-def _files(chosen: argparse.Namespace) -> tuple[list[str], str]:
-    """Inputs and output."""
-    if chosen.output is not None:
-        return chosen.files, chosen.output
-    *inputs, output = chosen.files
-    if not inputs:
-        raise ValueError(f"{output!r} is the only file named, expected an input and an output: IN -o OUT")
-    if chosen.overwrite and len(inputs) > 1:
-        # register raw_*.tif --overwrite, with OUT forgotten, would replace a recording
-        raise ValueError("with several inputs, --overwrite needs the output named by -o OUT")
-    return inputs, output
-
-
-def _reference(text: str | None) -> str | slice | None:
-    """Frames 'START:STOP' (either may be missing), else a file."""
-    if text is None or ":" not in text:
-        return text
-    parts = text.split(":")
-    if len(parts) != 2 or not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in parts):
-        return text  # a file whose name has a colon
-    start, stop = (int(part) if part.strip() else None for part in parts)
-    return slice(start, stop)
 
 
 def _bad_frames(text: str) -> str | list[int] | None:

@@ -85,12 +85,14 @@ class Batch:
     ----------
     frames : (n + 2 halo, H, W, C)
         Raw frames, with the frames before and after that the job's temporal filter needs.
-    start : (2, H, W) float32
-        Start flow of all frames, pixels.
+    start : (2, H, W) float32 or None
+        Start flow of all frames, pixels; None where they have a flow of their own.
     halo : int
         Frames before and after those to register; that of the job.
     planes : (n, C, H, W) float32 or None
         Preprocessed frames, where the job has no preprocessing.
+    flow : (n, 2, H, W) float32 or None
+        Flow of every frame, pixels, where the job is to warp only; it is not returned.
     keep_flow : bool
         False lets the executor leave the flow out of its result.
     mean, averaged : FlowMean or None, int
@@ -100,9 +102,10 @@ class Batch:
     """
 
     frames: NDArray[Any]
-    start: NDArray[np.float32]
+    start: NDArray[np.float32] | None
     halo: int = 0
     planes: NDArray[np.float32] | None = None
+    flow: NDArray[np.float32] | None = None
     keep_flow: bool = True
     mean: FlowMean | None = None
     averaged: int = 0
@@ -116,22 +119,21 @@ class Batch:
     @property
     def flows(self) -> int:
         """Frames, the last ones, whose flow is wanted: by the caller, or for the mean."""
-        if self.keep_flow:
+        if self.keep_flow and self.flow is None:
             return self.count
         return 0 if self.mean is None else self.averaged
 
     def inputs(self, first: int, stop: int) -> list[NDArray[Any]]:
-        """Raw frames with halo, and planes where there are any, that frames `first` to `stop` need."""
-        raw = self.frames[first : stop + 2 * self.halo]
-        return [raw] if self.planes is None else [raw, self.planes[first:stop]]
+        """Raw frames with halo, and planes or flow where there are any, that frames `first` to `stop` need."""
+        own = [array[first:stop] for array in (self.planes, self.flow) if array is not None]
+        return [self.frames[first : stop + 2 * self.halo], *own]
 
     def part(self, first: int, stop: int, progress: Progress | None) -> Batch:
         """The frames from `first` to `stop`, with those of their flows that are averaged, and another callback."""
-        raw, *planes = self.inputs(first, stop)
+        frames = self.frames[first : stop + 2 * self.halo]
+        planes, flow = (None if array is None else array[first:stop] for array in (self.planes, self.flow))
         averaged = max(stop - max(first, self.count - self.averaged), 0)
-        return dataclasses.replace(
-            self, frames=raw, planes=planes[0] if planes else None, averaged=averaged, progress=progress
-        )
+        return dataclasses.replace(self, frames=frames, planes=planes, flow=flow, averaged=averaged, progress=progress)
 
 
 class BatchResult(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is done with one frame on a CPU: preprocess, flow, warp, statistics."""
+"""What is done with one frame on a CPU: preprocess, flow, warp, statistics; the last two where the flow is known."""
 
 from __future__ import annotations
 
@@ -16,12 +16,59 @@ from flowreg_gpu.model.estimator import FlowEstimator
 from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.options import Options
 
-__all__ = ["RegistrationTask"]
+__all__ = ["RegistrationTask", "WarpTask"]
 
 
 @dataclasses.dataclass
-class RegistrationTask:
-    """Register frame `index` of a batch; inputs and outputs lie in named arrays, shared where workers are processes.
+class WarpTask:
+    """Warp frame `index` of a batch by its flow.
+
+    Inputs and outputs lie in named arrays, shared where workers are processes. Arrays read: `frames` (n, H, W, C), the
+    file's dtype; `reference` (H, W, C) float32, raw; `given_flow` (n, 2, H, W) float32. Arrays written: `registered`
+    (n, H, W, C), `statistics` (n, 8) float64.
+    """
+
+    options: Options
+
+    @property
+    def halo(self) -> int:
+        """Frames that a batch has before and after those it registers."""
+        return 0
+
+    def prepare(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Compute what all frames share; once per process. A warp needs nothing."""
+
+    def __call__(self, arrays: Mapping[str, NDArray[Any]], index: int) -> None:
+        """Register one frame."""
+        frame, reference = arrays["frames"][index + self.halo], arrays["reference"]
+        constant = frame.min() == frame.max()
+        flow = np.zeros((2, *frame.shape[:2]), np.float32) if constant else self._flow(arrays, index)
+        diverged = leaves_frame(flow)
+        if diverged:
+            flow = cpu.zero_flow(flow)
+        registered = arrays["registered"][index]
+        cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
+        self._keep_flow(arrays, index, flow)
+        arrays["statistics"][index] = (
+            *flow_statistics(flow),
+            correlation(frame, reference),
+            correlation(registered, reference),
+            constant,
+            diverged,
+        )
+
+    def _flow(self, arrays: Mapping[str, NDArray[Any]], index: int) -> NDArray[np.float32]:
+        """Flow (2, H, W) of a frame that is not constant."""
+        flow: NDArray[np.float32] = arrays["given_flow"][index]
+        return flow
+
+    def _keep_flow(self, arrays: Mapping[str, NDArray[Any]], index: int, flow: NDArray[np.float32]) -> None:
+        """Hand the flow to the caller, who has it already where it was given."""
+
+
+@dataclasses.dataclass
+class RegistrationTask(WarpTask):
+    """Register frame `index` of a batch: estimate its flow, then as `WarpTask`.
 
     Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
     `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
@@ -29,12 +76,16 @@ class RegistrationTask:
     `statistics` (n, 8) float64, and `flow` (m, H, W, 2) float32: of the last m frames, those whose flow is wanted.
     """
 
-    options: Options
     preprocessing: Preprocessing | None
     _estimator: FlowEstimator | None = dataclasses.field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_estimator": None}
+
+    @property
+    def halo(self) -> int:
+        """Frames that a batch has before and after those it registers."""
+        return 0 if self.preprocessing is None else self.preprocessing.halo
 
     def prepare(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Compute what all frames share; once per process."""
@@ -49,28 +100,6 @@ class RegistrationTask:
             self.options,
         )
 
-    def __call__(self, arrays: Mapping[str, NDArray[Any]], index: int) -> None:
-        """Register one frame."""
-        halo = 0 if self.preprocessing is None else self.preprocessing.halo
-        frame, reference = arrays["frames"][index + halo], arrays["reference"]
-        constant = frame.min() == frame.max()
-        flow = cpu.zero_flow(arrays["start"]) if constant else self._flow(arrays, index)
-        diverged = leaves_frame(flow)
-        if diverged:
-            flow = cpu.zero_flow(flow)
-        registered = arrays["registered"][index]
-        cpu.warp_frame(frame, flow, reference, self.options.interpolation_method, registered)
-        row = index - (len(arrays["registered"]) - len(arrays["flow"]))
-        if row >= 0:
-            np.stack(tuple(flow), axis=-1, out=arrays["flow"][row])  # four times as fast as copying a transposed view
-        arrays["statistics"][index] = (
-            *flow_statistics(flow),
-            correlation(frame, reference),
-            correlation(registered, reference),
-            constant,
-            diverged,
-        )
-
     def _flow(self, arrays: Mapping[str, NDArray[Any]], index: int) -> NDArray[np.float32]:
         assert self._estimator is not None  # the executors call prepare first
         if self.preprocessing is None:
@@ -79,3 +108,8 @@ class RegistrationTask:
             planes = preprocess(arrays["frames"][index : index + 2 * self.preprocessing.halo + 1], self.preprocessing)
         flow: NDArray[np.float32] = self._estimator.flow(planes, arrays["start"])
         return flow
+
+    def _keep_flow(self, arrays: Mapping[str, NDArray[Any]], index: int, flow: NDArray[np.float32]) -> None:
+        row = index - (len(arrays["registered"]) - len(arrays["flow"]))
+        if row >= 0:
+            np.stack(tuple(flow), axis=-1, out=arrays["flow"][row])  # four times as fast as copying a transposed view

@@ -18,8 +18,8 @@ from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.cuda.staging import PinnedArrays, Staging
 from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, unflagged
-from flowreg_gpu.engine.cuda_task import DeviceTask
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.cuda_task import DeviceWarp, device_task
+from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.engine.memory import device_batch, frame_bytes, memory_key
 
 __all__ = ["BatchState", "DeviceStream"]
@@ -63,14 +63,14 @@ class DeviceStream:
         self._staging_frames = 0
         self._turn = 0
         self._frame_bytes: dict[tuple[Hashable, ...], int] = {}  # by `memory_key`
-        self._task: DeviceTask | None = None
+        self._task: DeviceWarp | None = None
 
-    def start_recording(self, job: Job) -> None:
+    def start_recording(self, job: WarpJob) -> None:
         """Upload and compute what all batches share."""
         self._job = job
         if self._task is not None:
             self._task.forget()
-        self._task = DeviceTask(self._device, job)
+        self._task = device_task(self._device, job)
         self._limit = self._chosen_batch
 
     def _allocate_result(self, batch: Batch) -> BatchResult:
@@ -83,7 +83,7 @@ class DeviceStream:
         shape = batch.frames.shape[1:]
         return BatchResult(
             pinned("registered", shape, batch.frames.dtype),
-            pinned("flow", (*shape[:2], 2), np.float32) if batch.keep_flow else None,
+            pinned("flow", (*shape[:2], 2), np.float32) if batch.keep_flow and batch.flow is None else None,
             pinned("statistics", (len(STATISTICS),), np.float64),
         )
 
@@ -98,7 +98,9 @@ class DeviceStream:
         batch = state.batch
         try:
             result = state.result = self._allocate_result(batch)
-            start = upload(self._device, np.ascontiguousarray(batch.start[None], np.float32))
+            start = None
+            if batch.start is not None:
+                start = upload(self._device, np.ascontiguousarray(batch.start[None], np.float32))
             total = self._upload_total(batch)
             while state.finished < batch.count:
                 try:
@@ -114,7 +116,7 @@ class DeviceStream:
             self._staging = None
             raise
 
-    def _run_parts(self, state: BatchState, result: BatchResult, start: Buffer, total: Buffer | None) -> None:
+    def _run_parts(self, state: BatchState, result: BatchResult, start: Buffer | None, total: Buffer | None) -> None:
         """Queue one part after the other, at most one ahead of the one that is waited for."""
         batch = state.batch
         step = min(self._largest_part(batch), batch.count - state.finished)
@@ -139,13 +141,19 @@ class DeviceStream:
         collect(ahead=0)
 
     def _queue(
-        self, batch: Batch, part: range, result: BatchResult, staging: Staging, start: Buffer, total: Buffer | None
+        self,
+        batch: Batch,
+        part: range,
+        result: BatchResult,
+        staging: Staging,
+        start: Buffer | None,
+        total: Buffer | None,
     ) -> None:
         """Queue upload, registration and download of the frames of a part."""
         assert self._task is not None
         first, stop = part.start, part.stop
-        raw, *planes = staging.upload(batch.inputs(first, stop))
-        registered, flow, statistics = self._task.run(raw, start, *planes)
+        raw, *own = staging.upload(batch.inputs(first, stop))
+        registered, flow, statistics = self._task.run(raw, start, *own)
         staging.release()
         downloads = [(result.registered[first:stop], registered), (result.statistics[first:stop], statistics)]
         if result.flow is not None:
@@ -196,7 +204,7 @@ class DeviceStream:
 
     def _upload_total(self, batch: Batch) -> Buffer | None:
         """Sum of the flows so far (2, H, W) float64, where this batch adds to it."""
-        if batch.mean is None or batch.averaged == 0:
+        if batch.mean is None or batch.averaged == 0 or batch.start is None:
             return None
         total = batch.mean.total
         return upload(self._device, np.zeros(batch.start.shape) if total is None else total)

@@ -1,4 +1,7 @@
-"""What is done with a batch of frames on a device: preprocess, flow, warp, statistics (the twin of cpu_task.py)."""
+"""What is done with a batch of frames on a device: preprocess, flow, warp, statistics (the twin of cpu_task.py).
+
+Where the flow is known, the last two alone.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from flowreg_gpu.cuda.preprocess import normalize, upload_settings
 from flowreg_gpu.cuda.statistics import describe_flow, describe_frames, prepare_reference
 from flowreg_gpu.cuda.warp import warp_frames
 from flowreg_gpu.engine.batch import STATISTICS
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.model.estimator import FlowEstimator
 
-__all__ = ["DeviceResult", "DeviceTask"]
+__all__ = ["DeviceResult", "DeviceTask", "DeviceWarp", "device_task"]
 
 
 class DeviceResult(NamedTuple):
@@ -39,8 +42,48 @@ class _CapturedGraph(NamedTuple):
     replay: Callable[[], None]
 
 
-class DeviceTask:
-    """Register batches to one reference on a device; what all batches share is uploaded and computed here, once.
+class DeviceWarp:
+    """Warp batches by their flows on a device; what all batches share is uploaded and computed here, once.
+
+    Parameters
+    ----------
+    device : Device
+    job : WarpJob
+    """
+
+    def __init__(self, device: Device, job: WarpJob) -> None:
+        self._device, self._interpolation, self._halo = device, job.options.interpolation_method, job.halo
+        self._reference = upload(device, np.ascontiguousarray(job.reference, np.float32))
+        self._reference_sums = prepare_reference(device, self._reference)
+
+    def run(self, frames: Buffer, start: Buffer | None, own: Buffer | None = None) -> DeviceResult:
+        """Queue the registration of raw frames (n + 2 halo, H, W, C) from a start flow (1, 2, H, W).
+
+        `own` is what comes with each frame: its flow (n, 2, H, W); or, for `DeviceTask`, the preprocessed planes (n, C,
+        H, W), where the job has no preprocessing. The result's flow is valid until the next batch.
+        """
+        device, halo = self._device, self._halo
+        source = frames if own is None else own
+        frames = frames[halo : frames.shape[0] - halo]
+        statistics = device.empty((frames.shape[0], len(STATISTICS)), np.float64)
+        describe_frames(device, frames, self._reference, self._reference_sums, statistics, "correlation_before")
+        flow = self._flow(source, start)
+        describe_flow(device, flow, statistics)  # constant frames and flows that leave the frame: zero
+        registered = warp_frames(device, frames, flow, self._reference, self._interpolation)
+        describe_frames(device, registered, self._reference, self._reference_sums, statistics, "correlation_after")
+        return DeviceResult(registered, flow, statistics)
+
+    def _flow(self, source: Buffer, start: Buffer | None) -> Buffer:
+        """Flow of every frame: what came with it."""
+        return source
+
+    def forget(self) -> None:
+        """Give memory that is not in use back."""
+        self._device.release_memory()
+
+
+class DeviceTask(DeviceWarp):
+    """Register batches to one reference on a device: estimate their flows, then as `DeviceWarp`.
 
     Parameters
     ----------
@@ -51,14 +94,13 @@ class DeviceTask:
     """
 
     def __init__(self, device: Device, job: Job, graphs: bool = True) -> None:
-        self._device, self._job = device, job
+        super().__init__(device, job)
+        self._job = job
         self._operations = CudaOperations(device)
         self._settings: Any = None
         if job.preprocessing is not None:
             self._settings = upload_settings(device, job.preprocessing)
             self._operations.prepare_smoothing(job.preprocessing.spatial)
-        self._reference = upload(device, np.ascontiguousarray(job.reference, np.float32))
-        self._reference_sums = prepare_reference(device, self._reference)
         # what uses FFT plans, which come and go with memory of their own, is not captured
         self._graphs = graphs and not job.options.cc_initialization
         self._captured: _CapturedGraph | None = None
@@ -74,28 +116,12 @@ class DeviceTask:
             job.options,
         )
 
-    def run(self, frames: Buffer, start: Buffer, planes: Buffer | None = None) -> DeviceResult:
-        """Queue the registration of raw frames (n + 2 halo, H, W, C) from a start flow (1, 2, H, W).
-
-        `planes` (n, C, H, W) are the preprocessed frames, where the job has no preprocessing. The result's flow is
-        valid until the next batch.
-        """
-        device, halo = self._device, self._job.halo
-        source = frames if planes is None else planes
-        frames = frames[halo : frames.shape[0] - halo]
-        statistics = device.empty((frames.shape[0], len(STATISTICS)), np.float64)
-        describe_frames(device, frames, self._reference, self._reference_sums, statistics, "correlation_before")
-        flow = self._flow(source, start)
-        describe_flow(device, flow, statistics)  # constant frames and flows that leave the frame: zero
-        registered = warp_frames(device, frames, flow, self._reference, self._job.options.interpolation_method)
-        describe_frames(device, registered, self._reference, self._reference_sums, statistics, "correlation_after")
-        return DeviceResult(registered, flow, statistics)
-
-    def _flow(self, source: Buffer, start: Buffer) -> Buffer:
+    def _flow(self, source: Buffer, start: Buffer | None) -> Buffer:
         """Flow of raw frames, or of planes where the job has no preprocessing.
 
         The launches of a size that comes again, the largest that does, are captured as a graph and replayed as one.
         """
+        assert start is not None  # the job has checked the batch
         size = source.shape, source.dtype.str
         captured = self._captured
         if self._graphs and size in self._seen and (captured is None or size > captured.size):
@@ -146,4 +172,9 @@ class DeviceTask:
             self._device.synchronize()
         self._captured = None
         self._seen.clear()
-        self._device.release_memory()
+        super().forget()
+
+
+def device_task(device: Device, job: WarpJob) -> DeviceWarp:
+    """The task that a job asks for."""
+    return DeviceTask(device, job) if isinstance(job, Job) else DeviceWarp(device, job)

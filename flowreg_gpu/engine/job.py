@@ -13,12 +13,42 @@ from flowreg_gpu.engine.batch import Batch
 from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
 from flowreg_gpu.options import Options
 
-__all__ = ["Job"]
+__all__ = ["Job", "WarpJob"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Job:
-    """What all batches of a recording share; made by `from_raw` or `from_preprocessed`.
+class WarpJob:
+    """What all batches of a recording share whose frames come with their flow, so that they are warped only.
+
+    Attributes
+    ----------
+    options : Options
+        Of which the interpolation matters.
+    reference : (H, W, C) float32
+        Raw reference.
+    """
+
+    options: Options
+    reference: NDArray[np.float32]
+
+    @property
+    def halo(self) -> int:
+        """Frames that a batch has before and after those it registers."""
+        return 0
+
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError for a batch without the flow of its frames, or with anything else that a flow is made of."""
+        size = (batch.count, 2, *batch.frames.shape[1:3])
+        if batch.flow is None or batch.flow.shape != size:
+            found = None if batch.flow is None else batch.flow.shape
+            raise ValueError(f"the batch has a flow of shape {found}, expected {size}")
+        if batch.planes is not None or batch.halo != 0:
+            raise ValueError("a batch that is warped by a given flow has neither planes nor a halo")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Job(WarpJob):
+    """What all batches of a recording share whose flow is estimated; made by `from_raw` or `from_preprocessed`.
 
     Attributes
     ----------
@@ -34,8 +64,6 @@ class Job:
         Channel weights of the data term, and of the mean image of the pre-alignment.
     """
 
-    options: Options
-    reference: NDArray[np.float32]
     reference_planes: NDArray[np.float32]
     preprocessing: Preprocessing | None
     weight: NDArray[np.float32]
@@ -87,7 +115,9 @@ class Job:
         return 0 if self.preprocessing is None else self.preprocessing.halo
 
     def check(self, batch: Batch) -> None:
-        """Raise ValueError for a batch that is preprocessed twice or not at all, or has another halo."""
+        """Raise ValueError for a batch that is preprocessed twice or not at all, has another halo, or no start flow."""
+        if batch.start is None or batch.flow is not None:
+            raise ValueError("a batch whose flow is estimated needs a start flow, and no flow of its own")
         if (batch.planes is None) == (self.preprocessing is None):
             raise ValueError("a batch needs either the job's preprocessing or planes of its own")
         if batch.halo != self.halo:

@@ -12,8 +12,8 @@ from flowreg_gpu.cuda.device import Buffer
 from flowreg_gpu.cuda.flow import interleave
 from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.cuda.staging import SLOTS
-from flowreg_gpu.engine.cuda_task import DeviceTask
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.cuda_task import DeviceWarp, device_task
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights
 from flowreg_gpu.model.relaxation import choose_solver
 from flowreg_gpu.options import Options
@@ -39,7 +39,7 @@ def device_batch(free_memory: int, bytes_per_frame: int, multiprocessors: int) -
     return max(frames // multiprocessors * multiprocessors, min(frames, multiprocessors))
 
 
-def frame_bytes(job: Job, dtype: DTypeLike, device: PaperDevice | None = None) -> int:
+def frame_bytes(job: WarpJob, dtype: DTypeLike, device: PaperDevice | None = None) -> int:
     """Device memory that each frame of a batch takes while batches follow each other, in bytes.
 
     The job's task runs on paper, once for some frames and once for more: what they add to the peak is theirs. That
@@ -47,7 +47,7 @@ def frame_bytes(job: Job, dtype: DTypeLike, device: PaperDevice | None = None) -
 
     Parameters
     ----------
-    job : Job
+    job : Job or WarpJob
         Of which the sizes and options matter alone.
     dtype : dtype
         Of the raw frames.
@@ -55,16 +55,18 @@ def frame_bytes(job: Job, dtype: DTypeLike, device: PaperDevice | None = None) -
         With the shared memory and the multiprocessors of the device that it stands for.
     """
     device = PaperDevice() if device is None else device
-    task = DeviceTask(device, job)
+    task = device_task(device, job)
     fewer, more = (_peak_bytes(device, task, job, frames, dtype) for frames in (_FEWER, _MORE))
     return -(-(more - fewer) // (_MORE - _FEWER))
 
 
-def memory_key(job: Job, dtype: DTypeLike) -> tuple[Hashable, ...]:
+def memory_key(job: WarpJob, dtype: DTypeLike) -> tuple[Hashable, ...]:
     """What `frame_bytes` depends on: jobs with the same key, on one device, have frames of the same size.
 
     pyflowreg's executors begin a recording with every batch, and each count takes ten milliseconds.
     """
+    if not isinstance(job, Job):
+        return job.reference.shape, np.dtype(dtype)
     names = (field.name for field in dataclasses.fields(job.options) if field.name != "weight")  # shared by all frames
     filtering = job.preprocessing
     taps = () if filtering is None else tuple(table.index.shape for pair in filtering.spatial for table in pair)
@@ -86,20 +88,23 @@ def blank_job(height: int, width: int, channels: int, options: Options) -> Job:
     )
 
 
-def _peak_bytes(device: PaperDevice, task: DeviceTask, job: Job, frames: int, dtype: DTypeLike) -> int:
+def _peak_bytes(device: PaperDevice, task: DeviceWarp, job: WarpJob, frames: int, dtype: DTypeLike) -> int:
     """Most bytes in use at a time while batches of so many frames go through the task, as `DeviceStream` sends them."""
     height, width, channels = job.reference.shape
     task.forget()
     device.peak_bytes = device.live_bytes
     start = device.empty((1, 2, height, width), np.float32)
     inputs = [((frames + 2 * job.halo, height, width, channels), dtype)]
-    if job.preprocessing is None:
+    if not isinstance(job, Job):
+        inputs.append(((frames, 2, height, width), np.float32))
+    elif job.preprocessing is None:
         inputs.append(((frames, channels, height, width), np.float32))
     staging = [[device.empty(*item) for item in inputs] for _ in range(SLOTS)]
 
-    def registered(raw: Buffer, *planes: Buffer) -> list[Buffer]:
-        result = task.run(raw, start, *planes)
-        return [result.registered, result.statistics, interleave(device, result.flow)]
+    def registered(raw: Buffer, *own: Buffer) -> list[Buffer]:
+        result = task.run(raw, start, *own)
+        flow = [interleave(device, result.flow)] if isinstance(job, Job) else []
+        return [result.registered, result.statistics, *flow]
 
     downloads: list[Buffer] = []
     for _ in range(_BATCHES):

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from flowreg_gpu.engine.batch import Batch, BatchResult
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.executors.process_batch import ProcessBatch
 from flowreg_gpu.options import positive_integer
 from flowreg_gpu.workers.pool import default_workers
@@ -125,8 +125,11 @@ class BaseExecutor(ProcessBatch, abc.ABC):
         }
 
     @abc.abstractmethod
-    def start_recording(self, job: Job) -> None:
-        """Take what all following batches share; its arrays must not change until the next job."""
+    def start_recording(self, job: WarpJob) -> None:
+        """Take what all following batches share; its arrays must not change until the next job.
+
+        The frames are registered where it is a `Job`, else warped by flows that come with them.
+        """
 
     @abc.abstractmethod
     def register_batch(self, batch: Batch) -> BatchResult:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, Progress
-from flowreg_gpu.engine.cpu_task import RegistrationTask
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.cpu_task import RegistrationTask, WarpTask
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.executors.base import BaseExecutor
 
 __all__ = ["CPUExecutor", "LocalExecutor"]
@@ -20,12 +20,12 @@ _WORKER_BATCH_BYTES = 8 * 2**20  # frames and registered frames
 
 
 class CPUExecutor(BaseExecutor):
-    """An executor that runs `RegistrationTask` on every frame, wherever its arrays lie."""
+    """An executor that runs `RegistrationTask`, or `WarpTask`, on every frame, wherever its arrays lie."""
 
     def __init__(self, n_workers: int | None = None) -> None:
         super().__init__(n_workers)
-        self._job: Job | None = None
-        self._task: RegistrationTask | None = None
+        self._job: WarpJob | None = None
+        self._task: WarpTask | None = None
 
     @property
     def batch_bytes(self) -> int:
@@ -41,22 +41,19 @@ class CPUExecutor(BaseExecutor):
         self._allocate(name, array.shape, dtype)[...] = array
 
     @abc.abstractmethod
-    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+    def _run(self, task: WarpTask, indices: range, progress: Progress | None) -> None:
         """Run the task on every index."""
 
-    def start_recording(self, job: Job) -> None:
+    def start_recording(self, job: WarpJob) -> None:
         """Take what all following batches share."""
-        shared = {
-            "reference": job.reference,
-            "reference_planes": job.reference_planes,
-            "weight": job.weight,
-            "mean_weight": job.mean_weight,
-        }
-        for name, array in shared.items():
-            self._put(name, array, np.float32)
-        self._job, self._task = job, RegistrationTask(job.options, job.preprocessing)
+        self._put("reference", job.reference, np.float32)
+        self._job, self._task = job, WarpTask(job.options)
+        if isinstance(job, Job):
+            for name in ("reference_planes", "weight", "mean_weight"):
+                self._put(name, getattr(job, name), np.float32)
+            self._task = RegistrationTask(job.options, job.preprocessing)
 
-    def _checked(self, batch: Batch) -> Job:
+    def _checked(self, batch: Batch) -> WarpJob:
         """The job that a batch belongs to; RuntimeError or ValueError where it belongs to none."""
         if self._job is None:
             raise RuntimeError("register_batch was called before start_recording")
@@ -69,16 +66,16 @@ class CPUExecutor(BaseExecutor):
         assert self._task is not None  # it comes with the job
         frames, count = batch.frames, batch.count
         self._put("frames", frames, frames.dtype)
-        self._put("start", batch.start, np.float32)
-        if batch.planes is not None:
-            self._put("planes", batch.planes, np.float32)
+        for name, array in (("start", batch.start), ("planes", batch.planes), ("given_flow", batch.flow)):
+            if array is not None:
+                self._put(name, array, np.float32)
         registered = self._allocate("registered", (count, *frames.shape[1:]), frames.dtype)
         flow = self._allocate("flow", (batch.flows, *frames.shape[1:3], 2), np.float32)
         statistics = self._allocate("statistics", (count, len(STATISTICS)), np.float64)
         self._run(self._task, range(count), batch.progress)
         if batch.mean is not None:
             batch.mean.add(flow[batch.flows - batch.averaged :], statistics[count - batch.averaged :])
-        return BatchResult(registered, flow if batch.keep_flow else None, statistics)
+        return BatchResult(registered, flow if batch.keep_flow and batch.flow is None else None, statistics)
 
 
 class LocalExecutor(CPUExecutor):
@@ -87,7 +84,7 @@ class LocalExecutor(CPUExecutor):
     def __init__(self, n_workers: int | None = None) -> None:
         super().__init__(n_workers)
         self._arrays: dict[str, NDArray[Any]] = {}
-        self._prepared: RegistrationTask | None = None
+        self._prepared: WarpTask | None = None
 
     def cleanup(self) -> None:
         """Release the arrays."""
@@ -107,14 +104,18 @@ class LocalExecutor(CPUExecutor):
     def _keep(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         return self._arrays.pop(name)
 
-    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+    def _run(self, task: WarpTask, indices: range, progress: Progress | None) -> None:
         if task is not self._prepared:
             task.prepare(self._arrays)
             self._prepared = task
         try:
             self._run_frames(lambda index: task(self._arrays, index), indices, progress or (lambda finished: None))
         finally:
-            for name in ("frames", "planes"):  # so that their memory is free before the next batch is handed in
+            for name in (
+                "frames",
+                "planes",
+                "given_flow",
+            ):  # so that their memory is free before the next batch is handed in
                 self._arrays.pop(name, None)
 
     @abc.abstractmethod

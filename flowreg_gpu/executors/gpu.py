@@ -11,7 +11,7 @@ import numpy as np
 from flowreg_gpu.cuda.device import CudaDevice, Device, DeviceError, device_facts
 from flowreg_gpu.engine.batch import Batch, BatchResult
 from flowreg_gpu.engine.cuda_stream import BatchState, DeviceStream
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.executors.cpu import CPUExecutor
 from flowreg_gpu.executors.processes import MultiprocessingExecutor
@@ -86,7 +86,7 @@ class GPUExecutor(BaseExecutor):
         self._index: int | None = int(device) if isinstance(device, int | np.integer) else None
         self._device: Device | None = None if isinstance(device, int | np.integer) else device
         self._stream: DeviceStream | None = None
-        self._job: Job | None = None
+        self._job: WarpJob | None = None
         self._fallback: CPUExecutor | None = None
         self._registered = 0  # frames, on the device
         if self._index is not None:
@@ -171,7 +171,7 @@ class GPUExecutor(BaseExecutor):
             with contextlib.suppress(DeviceError):
                 self._device.release_memory()
 
-    def start_recording(self, job: Job) -> None:
+    def start_recording(self, job: WarpJob) -> None:
         """Take what all following batches share."""
         self._job = job
         if self._fallback is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import Batch, BatchResult, Progress, check_warpable, find_nonfinite
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.options import Options, check_plain, check_size
 
 __all__ = ["ProcessBatch"]
@@ -21,7 +21,7 @@ class _Registers(Protocol):
 
     def in_use(self) -> AbstractContextManager[None]: ...
 
-    def start_recording(self, job: Job) -> None: ...
+    def start_recording(self, job: WarpJob) -> None: ...
 
     def register_batch(self, batch: Batch) -> BatchResult: ...
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.engine.batch import Batch, BatchResult, Progress
-from flowreg_gpu.engine.cpu_task import RegistrationTask
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.cpu_task import WarpTask
+from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.executors.cpu import CPUExecutor
 from flowreg_gpu.executors.threads import ThreadingExecutor
 from flowreg_gpu.workers.blocks import SharedMemoryError, free_shared_memory
@@ -99,7 +99,7 @@ class MultiprocessingExecutor(CPUExecutor):
         self._pool = self._job = self._task = None
         self._held.clear()
 
-    def start_recording(self, job: Job) -> None:
+    def start_recording(self, job: WarpJob) -> None:
         """Take what all following batches share."""
         self.setup()
         if self._threads is None:
@@ -157,13 +157,14 @@ class MultiprocessingExecutor(CPUExecutor):
 
     def _missing_bytes(self, batch: Batch, frames: int) -> int:
         """Bytes that blocks for so many frames of a batch take beyond those that there are."""
-        height, width = batch.start.shape[1:]
+        height, width = batch.frames.shape[1:3]
         sizes = {
             "frames": (frames + 2 * batch.halo) * batch.frames[0].nbytes,
             "registered": frames * batch.frames[0].nbytes,
             "flow": min(frames, batch.flows) * height * width * 2 * np.dtype(np.float32).itemsize,
             "planes": 0 if batch.planes is None else frames * batch.planes[0].nbytes,
-            "start": batch.start.nbytes,
+            "given_flow": 0 if batch.flow is None else frames * batch.flow[0].nbytes,
+            "start": 0 if batch.start is None else batch.start.nbytes,
         }
         return sum(max(size - self._held.get(name, 0), 0) for name, size in sizes.items())
 
@@ -179,7 +180,7 @@ class MultiprocessingExecutor(CPUExecutor):
         assert self._pool is not None
         return self._pool
 
-    def _run(self, task: RegistrationTask, indices: range, progress: Progress | None) -> None:
+    def _run(self, task: WarpTask, indices: range, progress: Progress | None) -> None:
         self._ready_pool().run(task, indices, progress)
 
 

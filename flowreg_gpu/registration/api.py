@@ -1,4 +1,4 @@
-"""The two calls that register a recording: in memory, and from file to file."""
+"""The calls that register a recording, in memory and from file to file, and the one that applies a saved flow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.io import ArrayReader, ArrayWriter, PathLike
 from flowreg_gpu.options import Options, check_plain, merge_options
+from flowreg_gpu.registration.apply import FlowApplication
 from flowreg_gpu.registration.bad_frames import BadFramesLike
 from flowreg_gpu.registration.files import FileRegistration
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.reference import ReferenceLike
 from flowreg_gpu.registration.summary import Summary
 
-__all__ = ["register", "register_file"]
+__all__ = ["apply_file", "register", "register_file"]
 
 
 def register(
@@ -123,7 +124,7 @@ def register_file(
         Registered TIFF with the input's shape, axes, dtype and metadata. Per-frame statistics are written beside
         it, as ``<name>_statistics.npz``.
     flow_file : path or None
-        Where to keep the flow, float32 (T, H, W, 2): .h5, .hdf5, .tif or .tiff.
+        Where to keep the flow, float32 (T, H, W, 2): .h5, .hdf5, .tif or .tiff. `apply_file` takes it.
     axes, channels : str, int or None
         Axes of the stored array ('TCYX'), and number of channels of an interleaved stack, where the file is silent.
     verify : int
@@ -169,3 +170,68 @@ def register_file(
         memory=memory,
     ) as registration:
         return registration.run(progress)
+
+
+def apply_file(
+    flow_file: PathLike,
+    source: PathLike | Sequence[PathLike],
+    target: PathLike,
+    executor: str | BaseExecutor = "gpu",
+    *,
+    reference: ReferenceLike = None,
+    interpolation: str | None = None,
+    axes: str | None = None,
+    channels: int | None = None,
+    n_workers: int | None = None,
+    batch: int | None = None,
+    overwrite: bool = False,
+    progress: StageProgress | None = None,
+) -> Summary:
+    """Warp a recording of any length by a saved flow, for example another channel of the one that was registered.
+
+    For the recording that the flow was found on, the result is that of `register_file`, bit for bit.
+
+    Parameters
+    ----------
+    flow_file : path
+        Flow of every frame, float32 (T, H, W, 2), as `register_file` writes it: .h5, .hdf5, .tif or .tiff.
+    source : path or sequence of paths
+        TIFF recording of as many frames of the same height and width, of any number of channels.
+    target : path
+        TIFF with the input's shape, axes, dtype and metadata.
+    reference : image, path, slice, sequence of int, or None
+        What lies outside a frame comes from it. An image is taken as it is; frames are warped by their flows and
+        averaged. None takes the reference saved with the flow, if `source` is the recording that it was found on; else
+        the frames that `register` would take, but for those whose flow is zero.
+    interpolation : {'cubic', 'linear', 'nearest'} or None
+        None takes the one that the flow was made with, or 'cubic' where the file does not say.
+    overwrite : bool
+        Whether `target` may replace a file.
+    executor, axes, channels, n_workers, batch, progress
+        As in `register_file`.
+
+    Returns
+    -------
+    Summary
+        With the displacements of the flow, and the correlations with the reference before and after.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Files that do not fit together or cannot be read, or an output that cannot be written; raised before any work
+        is done. A fault in the middle leaves what `register_file` leaves.
+    """
+    with FlowApplication(
+        flow_file,
+        source,
+        target,
+        reference=reference,
+        interpolation=interpolation,
+        axes=axes,
+        channels=channels,
+        executor=executor,
+        n_workers=n_workers,
+        batch=batch,
+        overwrite=overwrite,
+    ) as application:
+        return application.run(progress)

@@ -28,7 +28,15 @@ from flowreg_gpu.io import FrameReader
 from flowreg_gpu.registration.summary import COLUMNS
 from flowreg_gpu.registration.verification import spread_frames
 
-__all__ = ["BadFrames", "BadFramesLike", "Brightness", "BrightnessRule", "ReadFrames", "measure_brightness"]
+__all__ = [
+    "BadFrames",
+    "BadFramesLike",
+    "Brightness",
+    "BrightnessRule",
+    "ReadFrames",
+    "measure_brightness",
+    "replace_nonfinite",
+]
 
 BadFramesLike = str | os.PathLike[str] | slice | Sequence[int] | NDArray[Any] | None
 
@@ -77,6 +85,15 @@ class Brightness(NamedTuple):
     def blank(self) -> bool:
         """Whether the frame is constant, or has no finite pixel."""
         return not self.lowest < self.highest
+
+
+def replace_nonfinite(frames: NDArray[Any], reference: NDArray[np.float32], halo: int) -> int:
+    """Replace NaN and infinite pixels by the reference's, in place; their number outside the halo."""
+    nonfinite = find_nonfinite(frames)
+    if nonfinite is None:
+        return 0
+    np.copyto(frames, reference, where=nonfinite)
+    return int(np.count_nonzero(nonfinite[halo : len(frames) - halo]))
 
 
 def measure_brightness(frame: NDArray[Any]) -> Brightness:
@@ -318,10 +335,7 @@ class ReadFrames(NamedTuple):
         if bad.any():
             limits = np.iinfo(frames.dtype) if frames.dtype.kind in "iu" else np.finfo(frames.dtype)
             frames[bad] = np.clip(reference.mean(dtype=np.float64), limits.min, limits.max)
-        nonfinite = find_nonfinite(frames)
-        if nonfinite is not None:
-            np.copyto(frames, reference, where=nonfinite)
-        return cls(frames, bad[inner], originals, 0 if nonfinite is None else int(np.count_nonzero(nonfinite[inner])))
+        return cls(frames, bad[inner], originals, replace_nonfinite(frames, reference, halo))
 
     def put_back(self, result: BatchResult, reference: NDArray[np.float32]) -> NDArray[np.float64]:
         """Put the bad frames into the result as they were, and return its statistics with the column `bad`: (n, 9)."""

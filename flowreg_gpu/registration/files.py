@@ -17,6 +17,8 @@ import numpy as np
 
 import flowreg_gpu
 from flowreg_gpu.io import (
+    FlowOrigin,
+    FlowWriter,
     PathLike,
     PendingFile,
     ReservedFileWriter,
@@ -26,12 +28,19 @@ from flowreg_gpu.io import (
     keep_partials,
     open_flow_writer,
     partial_name,
+    recording_digest,
 )
 from flowreg_gpu.registration.journal import Journal, JournalError, journal_name
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.summary import Summary
 
-__all__ = ["FileRegistration"]
+__all__ = ["FileRegistration", "check_extension", "note_changed_inputs", "stamp"]
+
+
+def check_extension(target: PathLike) -> None:
+    """Raise ValueError for an output that is not named as a TIFF file."""
+    if Path(target).suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
 
 
 class FileRegistration:
@@ -64,13 +73,12 @@ class FileRegistration:
         overwrite: bool = False,
         **arguments: Any,
     ) -> None:
-        if Path(target).suffix.lower() not in (".tif", ".tiff"):
-            raise ValueError(f"output {os.fspath(target)!r} does not end in .tif or .tiff")
+        check_extension(target)
         self.statistics_file = statistics_name(target)
         self._overwrite = overwrite
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
-            self._inputs = {path: _stamp(path) for path in _named_files(reader, arguments)}
+            self._inputs = {path: stamp(path) for path in _named_files(reader, arguments)}
             self.registration = Registration(reader, keep_flow=flow_file is not None, **arguments)
             outputs = [target] if flow_file is None else [target, flow_file]
             given = _given(reader, self.registration, outputs, axes, channels, arguments)
@@ -118,7 +126,9 @@ class FileRegistration:
         self._writers.append(recording)
         stack.callback(recording.keep_partial)  # after close(), or where nothing is finished, it keeps nothing
         for flow_file in outputs[1:]:
-            flow = open_flow_writer(flow_file, n_frames, height, width, **how)
+            interpolation = self.registration.options.interpolation_method
+            origin = FlowOrigin(recording_digest(reader), interpolation, n_channels)
+            flow = open_flow_writer(flow_file, n_frames, height, width, origin, **how)
             self._writers.append(flow)
             stack.callback(flow.keep_partial)
 
@@ -136,12 +146,15 @@ class FileRegistration:
             return self._finish_earlier_run()
         try:
             summary = self.registration.run(*self._pair(), progress, self._journal)
+            for writer in self._writers:
+                if isinstance(writer, FlowWriter):
+                    writer.write_reference(summary.reference)
             self._commit(summary)
         except BaseException:
             known = self._journal.checkpoint is not None
             keep_partials(self._writers, "; resume=True (--resume) goes on with them" if known else "")
             raise
-        return self._checked(summary)
+        return note_changed_inputs(summary, self._inputs)
 
     def _pair(self) -> tuple[ReservedFileWriter, ReservedFileWriter | None]:
         return self._writers[0], self._writers[1] if len(self._writers) > 1 else None
@@ -192,16 +205,17 @@ class FileRegistration:
             resumed_at=journal.checkpoint.finished,
         )
 
-    def _checked(self, summary: Summary) -> Summary:
-        """The summary, with the files that were changed while they were read; a RuntimeWarning names them."""
-        changed = tuple(path for path, stamp in self._inputs.items() if _stamp(path) != stamp)
-        for path in changed:
-            warnings.warn(
-                f"{path!r} was changed while it was registered: the output may mix old and new frames",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return dataclasses.replace(summary, changed_inputs=changed)
+
+def note_changed_inputs(summary: Summary, inputs: Mapping[str, list[Any]]) -> Summary:
+    """The summary, with the files whose stamp has changed since the run began; a RuntimeWarning names them."""
+    changed = tuple(path for path, before in inputs.items() if stamp(path) != before)
+    for path in changed:
+        warnings.warn(
+            f"{path!r} was changed while it was registered: the output may mix old and new frames",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return dataclasses.replace(summary, changed_inputs=changed)
 
 
 def statistics_name(target: PathLike) -> Path:
@@ -217,7 +231,7 @@ def _named_files(reader: TiffReader, arguments: Mapping[str, Any]) -> list[str]:
     return [*reader.paths, *named]
 
 
-def _stamp(path: PathLike) -> list[Any]:
+def stamp(path: PathLike) -> list[Any]:
     """Name, size and time of the last change of a file; only the name of one that was removed."""
     try:
         status = os.stat(path)
@@ -263,7 +277,7 @@ def _given(
         "version": flowreg_gpu.__version__,
         **libraries,
         "machine": platform.machine(),
-        "input": [_stamp(path) for path in reader.paths],
+        "input": [stamp(path) for path in reader.paths],
         "shape": list(reader.shape),
         "dtype": reader.dtype.name,
         "axes": axes,
@@ -281,7 +295,7 @@ def _noted(value: Any) -> Any:
         data = np.ascontiguousarray(value)
         return [list(data.shape), data.dtype.name, hashlib.sha256(data.tobytes()).hexdigest()]
     if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
-        return _stamp(value)
+        return stamp(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_noted(item) for item in value]
     if isinstance(value, np.generic):

@@ -37,7 +37,7 @@ from flowreg_gpu.registration.start_flow import StartFlow
 from flowreg_gpu.registration.summary import COLUMNS, Summary
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
-__all__ = ["Registration", "StageProgress"]
+__all__ = ["FrameCounter", "Registration", "StageProgress"]
 
 #: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
 StageProgress = Callable[[str, int, int], None]
@@ -169,7 +169,7 @@ class Registration:
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
         if not isinstance(self._reference, list):
             return self._reference
-        count = _Counter(report, "reference", len(self._reference))
+        count = FrameCounter(report, "reference", len(self._reference))
         size = self.memory.reference_batch
         return build_reference(self.reader, self._reference, self.options, self.executor, size, count)
 
@@ -197,7 +197,7 @@ class Registration:
         zero = np.zeros((2, height, width), np.float32)
         if not frames:
             return zero
-        window = _Window(frames, zero, FlowMean(), len(frames), False, _Counter(report, "start", len(frames)))
+        window = _Window(frames, zero, FlowMean(), len(frames), False, FrameCounter(report, "start", len(frames)))
         with self._reading(job, [frames]) as reading:
             deque(self._batches(job, window, reading), maxlen=0)  # the mean is what is wanted
         return window.mean.planes(zero)
@@ -219,7 +219,7 @@ class Registration:
         finished, start, mean, nonfinite, known = checkpoint
         averaged = self._start_flow.last
         keep_flow = writers[1] is not None or verifier is not None
-        count = _Counter(report, "frames", self.reader.n_frames, finished)
+        count = FrameCounter(report, "frames", self.reader.n_frames, finished)
         statistics = [known]
         windows = self._windows_after(finished)
         with self._reading(job, windows) as reading, WriteBehind(writers) as writing:
@@ -292,7 +292,7 @@ class _Window(NamedTuple):
     progress: Progress
 
 
-class _Counter:
+class FrameCounter:
     """Adds up the frames that an executor reports."""
 
     def __init__(self, report: StageProgress, stage: str, total: int, finished: int = 0) -> None:

@@ -25,6 +25,7 @@ from flowreg_gpu.registration.bad_frames import BadFrames
 __all__ = [
     "DEFAULT_FRAMES",
     "ReferenceLike",
+    "Selection",
     "build_reference",
     "default_frames",
     "read_window",
@@ -151,7 +152,7 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
     return np.concatenate([reader.read(index, index + 1) for index in wanted])
 
 
-class _Selection(FrameReader):
+class Selection(FrameReader):
     """Some frames of a recording, as float32."""
 
     def __init__(self, reader: FrameReader, frames: Sequence[int]) -> None:
@@ -178,7 +179,7 @@ def build_reference(
 
     Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
     """
-    selection = _Selection(reader, frames)
+    selection = Selection(reader, frames)
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
         image: NDArray[np.float32] = selection.read(0, 1)[0]

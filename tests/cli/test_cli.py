@@ -74,7 +74,7 @@ def test_help_of_the_options_is_that_of_their_fields(capsys: pytest.CaptureFixtu
         assert default in told
 
 
-@pytest.mark.parametrize("command", ["register", "demo", "benchmark"])
+@pytest.mark.parametrize("command", ["register", "apply", "demo", "benchmark"])
 def test_help_names_every_executor(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As they are registered, with those of pyflowreg where they can be measured."""
     with pytest.raises(SystemExit) as ended:
@@ -85,7 +85,9 @@ def test_help_names_every_executor(command: str, capsys: pytest.CaptureFixture[s
     assert (", ".join(BACKENDS) in told) == (command == "benchmark")
 
 
-@pytest.mark.parametrize("place", ["register.FileRegistration", "demo.create_executor", "benchmark.Settings"])
+@pytest.mark.parametrize(
+    "place", ["register.FileRegistration", "apply.FlowApplication", "demo.create_executor", "benchmark.Settings"]
+)
 def test_interrupted_while_the_input_is_checked(
     place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,7 +102,8 @@ def test_interrupted_while_the_input_is_checked(
     # the command line reads its defaults from Settings, which `interrupt` does not have
     for field in dataclasses.fields(Settings):
         monkeypatch.setattr(interrupt, field.name, field.default, raising=False)
-    assert main([command, *(["in.tif", "out.tif"] if command == "register" else [])]) == 130
+    files = {"register": ["in.tif", "out.tif"], "apply": ["flow.h5", "in.tif", "out.tif"]}
+    assert main([command, *files.get(command, [])]) == 130
     out, err = capsys.readouterr()
     assert (out, err) == ("", "flowreg-gpu: error: interrupted\n")
     assert not list(tmp_path.iterdir())
@@ -111,7 +114,7 @@ def test_help_names_the_commands_and_loads_none_of_them() -> None:
     script += "sys.exit('numpy' in sys.modules)"
     done = run_program("-c", script)
     assert done.returncode == 0, done.stderr
-    for command in ("register", "demo", "doctor", "benchmark"):
+    for command in ("register", "apply", "demo", "doctor", "benchmark"):
         assert f"  {command}" in done.stdout
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from flowreg_gpu.engine.batch import Batch
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.options import Options
 from tests import tolerances
 
@@ -59,6 +59,24 @@ def test_batches_that_do_not_fit():
     own = Job.from_preprocessed(options=Options(), reference=job.reference, reference_planes=job.reference_planes)
     with pytest.raises(ValueError, match="either the job's preprocessing or planes of its own"):
         own.check(Batch(frames, start))
+
+
+def test_batches_that_are_warped_only():
+    job = WarpJob(options=Options(), reference=reference_image())
+    frames, flow = np.zeros((3, 20, 24, 2), np.uint16), np.zeros((3, 2, 20, 24), np.float32)
+    start, planes = np.zeros((2, 20, 24), np.float32), np.zeros((3, 2, 20, 24), np.float32)
+    job.check(Batch(frames, None, flow=flow))
+    with pytest.raises(ValueError, match=r"a flow of shape None, expected \(3, 2, 20, 24\)"):
+        job.check(Batch(frames, start))
+    with pytest.raises(ValueError, match=r"a flow of shape \(2, 2, 20, 24\), expected \(3, 2, 20, 24\)"):
+        job.check(Batch(frames, None, flow=flow[:2]))
+    for other in (Batch(frames, None, planes=planes, flow=flow), Batch(frames, None, 1, flow=flow[:1])):
+        with pytest.raises(ValueError, match="neither planes nor a halo"):
+            job.check(other)
+    estimated = Job.from_raw(options=Options(sigma=(1, 1, 0)), reference=reference_image())
+    for other in (Batch(frames, None), Batch(frames, start, flow=flow)):
+        with pytest.raises(ValueError, match="needs a start flow, and no flow of its own"):
+            estimated.check(other)
 
 
 def test_jobs_are_built_by_name():

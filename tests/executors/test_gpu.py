@@ -21,7 +21,7 @@ from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.engine import cuda_stream
 from flowreg_gpu.engine.batch import Batch, FlowMean
 from flowreg_gpu.engine.cuda_task import DeviceTask
-from flowreg_gpu.engine.job import Job
+from flowreg_gpu.engine.job import Job, WarpJob
 from flowreg_gpu.engine.memory import (
     LARGEST_BATCH,
     MEMORY_FRACTION,
@@ -284,6 +284,23 @@ def test_memory_of_frames_that_come_preprocessed(options):
     assert frame_bytes(job, np.float32) == (peaks[1] - peaks[0]) / 4
 
 
+def test_memory_of_frames_that_are_warped_only():
+    """With their flows, uploaded beside the raw frames, and not downloaded."""
+    reference = np.random.default_rng(0).random((60, 62, 2), np.float32)
+    job = WarpJob(options=Options(), reference=reference)
+    peaks = []
+    for count in (4, 8):
+        with emulated(count) as executor:
+            executor.start_recording(job)
+            frames = np.random.default_rng(1).random((4 * count, 60, 62, 2)) * 255
+            executor.register_batch(Batch(frames.astype(np.uint8), None, flow=np.zeros((4 * count, 2, 60, 62), "f4")))
+            assert ("flow.cu", "interleave") not in executor._device.launches
+            peaks.append(executor._device.peak_bytes)
+    assert frame_bytes(job, np.uint8) == (peaks[1] - peaks[0]) / 4
+    assert memory_key(job, "u1") != memory_key(WarpJob(options=Options(), reference=reference[1:]), "u1")
+    assert memory_key(job, "u1") != memory_key(Job.from_raw(options=Options(), reference=reference), "u1")
+
+
 def test_memory_is_counted_once_for_recordings_of_a_kind(monkeypatch):
     """pyflowreg begins a recording with every batch: the same size and options need no other count."""
     counted = []
@@ -485,6 +502,34 @@ def test_fault_of_the_device(share, lazy):
     finished = [count for stage, count, _ in calls if stage == "frames"]
     assert finished == sorted(finished)
     assert result[2].executor == ("multiprocessing" if share == 0 else "gpu, then multiprocessing")
+
+
+def warped(executor, before=None):
+    """Registered frames and statistics of a batch that comes with its flows; `before` is called ahead of it."""
+    movie = recording(9, 26, 31)
+    flow = 3 * np.random.default_rng(2).standard_normal((9, 2, 26, 31)).astype(np.float32)
+    with executor:
+        executor.start_recording(WarpJob(options=Options(), reference=movie.truth[..., None]))
+        if before is not None:
+            before()
+        result = executor.register_batch(Batch(movie.frames[..., None], None, flow=flow))
+        assert result.flow is None
+        return result.registered.copy(), result.statistics.copy()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_fault_of_the_device_while_it_warps(share):
+    registered, statistics = warped(fg.SequentialExecutor())
+    launches, device = [], emulated(2)
+    result = warped(device, lambda: launches.append(device._device.launches.total()))
+    np.testing.assert_array_equal(result[0], registered)
+    count = device._device.launches.total() - launches[0]
+    failing, error = emulated(2, fallback=True), DeviceError("the card fell off the bus")
+    with pytest.warns(RuntimeWarning, match="the card fell off the bus"):
+        found, found_statistics = warped(failing, lambda: failing._device.fail_at(1 + int(share * count), error))
+    np.testing.assert_array_equal(found, registered)
+    np.testing.assert_allclose(found_statistics, statistics, rtol=1e-9, atol=1e-12)
+    assert failing.backend == ("multiprocessing" if share == 0 else "gpu, then multiprocessing")
 
 
 def test_fault_without_fallback():

@@ -4,7 +4,8 @@ tifffile tells what a file means (ImageJ, OME, ScanImage, axes, metadata) and de
 pixels are read and written by system calls on an ordinary file.
 """
 
+from flowreg_gpu.io.tiff.flow import TiffFlowReader, TiffFlowWriter
 from flowreg_gpu.io.tiff.reader import TiffReader, read_image
-from flowreg_gpu.io.tiff.writer import TiffFlowWriter, TiffWriter
+from flowreg_gpu.io.tiff.writer import TiffWriter
 
-__all__ = ["TiffFlowWriter", "TiffReader", "TiffWriter", "read_image"]
+__all__ = ["TiffFlowReader", "TiffFlowWriter", "TiffReader", "TiffWriter", "read_image"]

@@ -40,6 +40,8 @@ def read_page_chain(path: str) -> list[tuple[int, bytes]]:
         try:
             (offset,) = struct.unpack_from(order + pointer, header, position)
             while offset and offset not in pages:
+                if offset > size:  # beyond what a system call takes, too
+                    raise ValueError(f"page at {offset}")
                 file.seek(offset)
                 (n_tags,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
                 tags = np.frombuffer(file.read(min(n_tags, 65536) * entry.itemsize), entry, n_tags).copy()

@@ -159,8 +159,10 @@ def description_arguments(
 def display_arguments(metadata: TiffMetadata, axes: str, shape: Sequence[int], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return the arguments of tifffile's writer that say how pixels are shown and how large they are."""
     arguments: dict[str, Any] = {"photometric": metadata.photometric if metadata.photometric in (0, 1) else 1}
+    samples = 1  # one sample has no arrangement, and tifffile refuses one for it
     if axes.endswith(("YXS", "YXC")) or "SYX" in axes:
         samples = shape[axes.index("SYX")] if "SYX" in axes else shape[-1]
+    if samples > 1:
         arguments["planarconfig"] = "separate" if "SYX" in axes else "contig"
         if metadata.photometric == 2 and samples in (3, 4):
             arguments["photometric"] = 2

@@ -26,6 +26,13 @@ DECODING_THREADS = min(8, os.cpu_count() or 1)
 READING_THREADS, PART_BYTES = 4, 2**23
 
 
+def _names_a_file(error: Exception, path: str) -> bool:
+    """Whether an error says what is wrong with which file, as ours and those of the system do."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    return isinstance(error, ValueError | OSError) and str(error).startswith(path)
+
+
 class TiffSource:
     """Frames of one file.
 
@@ -63,10 +70,11 @@ class TiffSource:
             if self.page_map.offsets is None:
                 # A missing codec is found before work starts.
                 self._decode(self.page_map.pages[0])
-        except (ValueError, OSError):
-            raise
         except Exception as error:  # tifffile reads many tags only when they are asked for, and raises as above
-            raise ValueError(f"{path}: the file is damaged: {error!r}") from error
+            if _names_a_file(error, path):
+                raise
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"{path}: the file is damaged: {error!r}") from error
         finally:
             self._tif.filehandle.close()
 

@@ -1,4 +1,4 @@
-"""Recordings and displacement fields into TIFF files that are laid out before the first frame comes."""
+"""Recordings into TIFF files that are laid out before the first frame comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import DTypeLike, NDArray
 
-from flowreg_gpu.io.base import FLOW_CONVENTION, PathLike, supported_dtype
+from flowreg_gpu.io.base import PathLike, supported_dtype
 from flowreg_gpu.io.pending import check_output
 from flowreg_gpu.io.reserved import ReservedFileWriter
 from flowreg_gpu.io.tiff.layout import Layout, copy_by_channel
@@ -24,7 +24,7 @@ from flowreg_gpu.io.tiff.metadata import (
 )
 from flowreg_gpu.io.tiff.reader import TiffReader
 
-__all__ = ["TiffFlowWriter", "TiffWriter"]
+__all__ = ["ReservedTiffWriter", "TiffWriter"]
 
 # Offsets of a classic TIFF have 32 bits; the margin is for tags that cannot be foreseen.
 CLASSIC_LIMIT = 2**32 - 2**25
@@ -32,7 +32,7 @@ CLASSIC_LIMIT = 2**32 - 2**25
 BYTES_PER_IFD = 512
 
 
-class _ReservedTiffWriter(ReservedFileWriter):
+class ReservedTiffWriter(ReservedFileWriter):
     """Frames into a TIFF file whose pages are laid out before the first frame comes.
 
     The pixels are one uncompressed block, so that frames of any order of axes are written to their places.
@@ -46,6 +46,8 @@ class _ReservedTiffWriter(ReservedFileWriter):
     axes, stored_shape : str, tuple of int
         The same block as ``tifffile.imread`` is to return it.
     metadata : TiffMetadata
+    extratags : sequence of (code, type, count, value, once)
+        Further tags, as tifffile takes them.
     overwrite, resume_at : bool, int or None
         As in `TiffWriter`.
     """
@@ -58,6 +60,7 @@ class _ReservedTiffWriter(ReservedFileWriter):
         axes: str,
         stored_shape: Sequence[int],
         metadata: TiffMetadata,
+        extratags: Sequence[tuple[int, int, int, bytes, bool]] = (),
         *,
         overwrite: bool,
         resume_at: int | None,
@@ -66,12 +69,14 @@ class _ReservedTiffWriter(ReservedFileWriter):
         super().__init__((n_frames, height, width, n_channels), supported_dtype(dtype, os.fspath(path)))
         self._layout = layout
         self._stored = axes, tuple(stored_shape), metadata
+        self._extratags = extratags
         self._reserve(path, self._file_size(), overwrite, resume_at)
 
     def _file_size(self) -> int:
         """Bytes of the file, as far as they can be foreseen."""
         axes, shape, _ = self._stored
         n_bytes: int = math.prod(self._layout.shape) * self.dtype.itemsize
+        n_bytes += sum(len(value) for _, _, _, value, _ in self._extratags)
         return n_bytes + count_planes(axes, shape) * BYTES_PER_IFD
 
     def _lay_out(self) -> None:
@@ -83,6 +88,7 @@ class _ReservedTiffWriter(ReservedFileWriter):
             axes = axes.replace("I", "T")
         arguments = description_arguments(metadata, axes, shape, self.dtype)
         arguments |= display_arguments(metadata, axes, shape, self.dtype)
+        arguments["extratags"] = [*arguments.get("extratags", ()), *self._extratags]
         if one_page:
             shape = tuple(n for axis, n in zip(axes, shape, strict=True) if axis in "YXS")
         is_big = is_large and not one_page
@@ -120,7 +126,7 @@ class _ReservedTiffWriter(ReservedFileWriter):
             self._write_bytes(offset, slab)
 
 
-class TiffWriter(_ReservedTiffWriter):
+class TiffWriter(ReservedTiffWriter):
     """A registered recording as one TIFF file, of the kind of the file it came from.
 
     Parameters
@@ -180,34 +186,3 @@ class TiffWriter(_ReservedTiffWriter):
         check_output(path, like.paths, overwrite=overwrite)
         layout = like.layout.with_frames(n_frames)
         super().__init__(path, layout, dtype, *like.stored_as(n_frames), like.metadata, **how)
-
-
-class TiffFlowWriter(_ReservedTiffWriter):
-    """Displacement fields as a TIFF file of axes TYXC: (T, H, W, 2) float32.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file appears there at `close`, and only if every frame was written.
-    n_frames, height, width : int
-        Size of the recording.
-    overwrite, resume_at : bool, int or None
-        As in `TiffWriter`.
-    """
-
-    def __init__(
-        self,
-        path: PathLike,
-        n_frames: int,
-        height: int,
-        width: int,
-        *,
-        overwrite: bool = False,
-        resume_at: int | None = None,
-    ) -> None:
-        shape = (n_frames, height, width, 2)
-        metadata = TiffMetadata("shaped", shaped={"axes": "TYXC", "convention": FLOW_CONVENTION})
-        layout = Layout("TYXC", shape)
-        super().__init__(
-            path, layout, np.float32, layout.axes, shape, metadata, overwrite=overwrite, resume_at=resume_at
-        )

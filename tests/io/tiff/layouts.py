@@ -94,6 +94,7 @@ LAYOUTS = {
     "shaped-zyx": (imwrite(TYX, metadata={"axes": "ZYX"}), "TYX", {}, "shaped"),
     "shaped-yxt": (imwrite((H, W, T), metadata={"axes": "YXT"}), "YXT", {}, "shaped"),
     "shaped-tyxc": (imwrite((T, H, W, C), metadata={"axes": "TYXC"}), "TYXC", {}, "shaped"),
+    "shaped-tyxc-one-channel": (imwrite((T, H, W, 1), metadata={"axes": "TYXC"}), "TYXC", {}, "shaped"),
     "shaped-ytcx-zlib": (imwrite((H, T, C, W), metadata={"axes": "YTCX"}, compression="zlib"), "YTCX", {}, "shaped"),
     "shaped-4d": (imwrite(TCYX), "TCYX", {"axes": "TCYX"}, "shaped"),
     "shaped-singleton": (imwrite((T, 1, H, W), metadata={"axes": "TCYX"}), "TCYX", {}, "shaped"),
@@ -161,6 +162,17 @@ LAYOUTS = {
     "scanimage-1": (special(scanimage, TYX, "int16", header=SCANIMAGE.format(channels="2")), "TYX", {}, "scanimage"),
     "scanimage-user": (special(scanimage, TCYX, header="SI.VERSION = 1"), "TCYX", {"channels": 2}, "scanimage"),
 }
+
+
+def write_layout(name, path):
+    """Write a file of one layout; its frames (T, H, W, C), the arguments of the reader, and its kind."""
+    writer, axes, arguments, kind = LAYOUTS[name]
+    array = writer(path)
+    if axes == "TYX" and arguments.get("channels", 1) > 1:
+        array, axes = array.reshape(-1, arguments["channels"], H, W), "TCYX"
+    if "Z" in axes and "T" in axes:
+        array, axes = array[:, 0], axes.replace("Z", "")
+    return frames_of(array, axes), arguments, kind
 
 
 def rewrite(path, output, **arguments):
