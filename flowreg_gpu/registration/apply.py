@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import Batch, BatchResult, Progress, unflagged
+from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, Progress, unflagged
 from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import (
@@ -32,7 +32,7 @@ from flowreg_gpu.registration.files import check_extension, note_changed_inputs,
 from flowreg_gpu.registration.loop import FrameCounter, StageProgress
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, Selection, resolve_reference
-from flowreg_gpu.registration.summary import Summary
+from flowreg_gpu.registration.summary import COLUMNS, Summary
 
 __all__ = ["FlowApplication"]
 
@@ -127,7 +127,8 @@ class FlowApplication:
 
                     def take(result: BatchResult) -> None:
                         writing.write([result.registered], lent=not self.executor.keeps_results)
-                        statistics.append(result.statistics.copy())
+                        # no frame is judged again: one that was bad has zero flow
+                        statistics.append(np.pad(result.statistics, ((0, 0), (0, len(COLUMNS) - len(STATISTICS)))))
 
                     nonfinite = self._warp(self._reader, self._flow, reference, take, count)
             self._writer.close()

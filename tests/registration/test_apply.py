@@ -93,7 +93,7 @@ def test_pixels_that_are_nan_and_frames_that_are_constant(executor, tmp_path):
     frames[3, 7, 7] = np.inf
     frames[4] = 11.5
     source = write_movie(tmp_path / "movie.tif", frames)
-    with pytest.warns(RuntimeWarning, match="1 constant frames"):
+    with pytest.warns(RuntimeWarning, match="1 bad frames"):
         fg.register_file(source, tmp_path / "registered.tif", "sequential", movie.truth, tmp_path / "flow.h5", **FAST)
     with pytest.warns(RuntimeWarning, match="1 constant frames"):
         summary = fg.apply_file(tmp_path / "flow.h5", source, tmp_path / "out.tif", executor)

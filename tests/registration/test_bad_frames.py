@@ -511,6 +511,16 @@ def test_statistics_file(movie_file, tmp_path):
         assert np.flatnonzero(statistics["bad"]).tolist() == numbers
 
 
+@pytest.mark.parametrize("reference", ["image", "frames"])
+@pytest.mark.filterwarnings("ignore:.*")
+def test_applied_flow_leaves_bad_frames(reference, movie_file, tmp_path):
+    path, _, truth, _ = movie_file
+    given = truth if reference == "image" else None
+    fg.register_file(path, tmp_path / "out.tif", "sequential", given, tmp_path / "flow.h5", **FAST)
+    fg.apply_file(tmp_path / "flow.h5", path, tmp_path / "applied.tif", "sequential")
+    assert (tmp_path / "applied.tif").read_bytes() == (tmp_path / "out.tif").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
