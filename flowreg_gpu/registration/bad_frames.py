@@ -45,6 +45,7 @@ SAMPLES, LEAST_SAMPLES = 200, 5
 # Blocks along a side of the frame, and pixels along the side of a block: the noise of so many pixels averages out, and
 # motion of some pixels changes their means little.
 MOST_BLOCKS, LEAST_SIDE = 16, 4
+LARGEST = 1e60  # sum of a block, whose fourth power can be computed
 # A part of the image is dark where its structure has surely (so many standard deviations of what the noise makes of it)
 # fallen below a quarter of what is usual there, and its mean by a half of what its blocks usually differ by, or by all
 # of that at a side, where tissue may move out of sight. So activity does not count: where the structure is that of some
@@ -103,14 +104,15 @@ def measure_brightness(frame: NDArray[Any]) -> Brightness:
         lowest, highest = (float(frame[finite].min()), float(frame[finite].max())) if finite.any() else (np.nan, np.nan)
         frame = np.where(finite, frame, 0)
     sums, counts = _sums(frame), _counts(frame.shape) if finite is None else _sums(finite)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    means = np.where(counts > 0, np.clip(sums, -LARGEST, LARGEST) / np.maximum(counts, 1), np.nan)
     return Brightness(means, lowest, highest, np.count_nonzero(frame == highest) / frame.size)
 
 
 def _sums(frame: NDArray[Any]) -> NDArray[np.float64]:
     """Sums over the halves of the blocks of a frame, (2, rows, columns, C), in an order that its size alone decides."""
     rows, columns = (_edges(size) for size in frame.shape[:2])
-    lines = np.stack([frame[a:b].sum(axis=0, dtype=np.float64) for a, b in itertools.pairwise(rows)])
+    with np.errstate(over="ignore"):
+        lines = np.stack([frame[a:b].sum(axis=0, dtype=np.float64) for a, b in itertools.pairwise(rows)])
     first = columns[:-1]
     return np.stack(
         [np.add.reduceat(lines[:, 0::2], (first + 1) // 2, axis=1), np.add.reduceat(lines[:, 1::2], first // 2, axis=1)]
@@ -169,9 +171,10 @@ class _Usual:
         shared, whole = _structure(samples)
         self._image = np.median(samples.mean(axis=1), axis=0)  # (K, C)
         self._structure = np.median(shared, axis=0)  # (C,)
-        self._dark = np.median(samples.mean(axis=(1, 2)), axis=0) - lost_light * np.sqrt(self._structure)
-        self.judged = (np.median(shared - STRUCTURE * whole, axis=0) >= 0) & (self._structure > 0)
-        self.judged &= len(self._image) >= LEAST_BLOCKS
+        dark = np.median(samples.mean(axis=(1, 2)), axis=0) - lost_light * np.sqrt(self._structure)
+        self._judged = (np.median(shared - STRUCTURE * whole, axis=0) >= 0) & (self._structure > 0)
+        #: (C,): what a dark part is not brighter than, where it can be judged
+        self.dark = np.where(self._judged, dark, -np.inf)
 
     def is_lit(self, halves: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Frames of which the blocks (..., 2, K, C) have some of the usual structure, in any channel."""
@@ -181,15 +184,13 @@ class _Usual:
 
     def is_dark(self, halves: NDArray[np.float64]) -> bool:
         """Whether there is no image in the blocks (2, K, C) of a frame, in every channel that can be judged."""
-        dark = halves.mean(axis=(0, 1)) <= self._dark
-        if not np.any(dark & self.judged):  # the common case
-            return False
+        dark = halves.mean(axis=(0, 1)) <= self.dark
         shared, whole = _structure(halves)
         most = shared + CERTAIN * (whole - shared) / np.sqrt(len(self._image))  # what structure there may be
         dark &= most <= LOST_STRUCTURE**2 * self._structure
         dark &= (shared < IMAGE * whole) | (shared < DIM**2 * self._structure)
         dark &= _likeness(halves.mean(axis=0), self._image) < LIKENESS
-        return bool(np.all(dark[self.judged]))
+        return bool(self._judged.any() and np.all(dark[self._judged]))
 
 
 def _likeness(blocks: NDArray[np.float64], image: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -217,13 +218,20 @@ class BrightnessRule:
         halves = np.stack([sample.halves for sample in samples])
         # blocks that are usually there: earlier registration may have left NaN at the edges
         self._known = np.isfinite(halves).all(axis=(1, 4)).mean(axis=0) > 0.5
+        if not self._known.any():
+            return
         halves = self._filled(halves)
         self._whole = _Usual(halves[..., self._known, :], LOST_LIGHT)
         self._sides = []
         for side in _sides(*self._known.shape):
             inside, outside = side & self._known, ~side & self._known
-            usual = [_Usual(halves[..., part, :], LOST_LIGHT_AT_SIDES) for part in (inside, outside)]
-            self._sides.append((inside, usual[0], outside, usual[1]))
+            if min(np.count_nonzero(inside), np.count_nonzero(outside)) >= LEAST_BLOCKS:
+                usual = [_Usual(halves[..., part, :], LOST_LIGHT_AT_SIDES) for part in (inside, outside)]
+                self._sides.append((inside, usual[0], outside, usual[1]))
+        parts = [(self._known, self._whole), *((inside, usual) for inside, usual, _, _ in self._sides)]
+        # of the known blocks in the mean of each part
+        self._weights = np.stack([inside[self._known] / np.count_nonzero(inside) for inside, _ in parts])
+        self._dark = np.stack([usual.dark for _, usual in parts])
         lit = self._whole.is_lit(halves[..., self._known, :])
         self._ceiling = max(
             (sample.highest for sample, has_image in zip(samples, lit, strict=True) if has_image), default=-np.inf
@@ -239,6 +247,9 @@ class BrightnessRule:
         if self._may_saturate and frame.saturation > SATURATED and frame.highest >= self._ceiling:
             return True
         halves = self._filled(frame.halves)
+        means = np.einsum("pk,kc->pc", self._weights, halves[:, self._known].mean(axis=0))
+        if not np.any(means <= self._dark):  # the common case
+            return False
         return self._whole.is_dark(halves[:, self._known]) or any(
             usual.is_dark(halves[:, inside]) and bool(others.is_lit(halves[:, outside]))
             for inside, usual, outside, others in self._sides

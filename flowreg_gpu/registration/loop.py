@@ -112,10 +112,10 @@ class Registration:
             raise ValueError(f"verify={verify} is more than the {reader.n_frames} frames of the recording")
         self._verify = verify
         self._start_flow = start_flow or StartFlow.from_options(self.options)
-        self._owns_executor = not isinstance(executor, BaseExecutor)
-        self.executor = create_executor(executor, n_workers)
         self._bad_frames = BadFrames(bad_frames, reader)
         self._reference = resolve_reference(reference, reader, self._bad_frames)
+        self._owns_executor = not isinstance(executor, BaseExecutor)
+        self.executor = create_executor(executor, n_workers)
         builds_reference = isinstance(self._reference, list)
         self.memory = RunMemory(
             reader, self.options, self.executor, keep_flow=keep_flow, verify=verify, builds_reference=builds_reference

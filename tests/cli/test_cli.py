@@ -320,11 +320,11 @@ def test_reference_with_nan(movie: NDArray[np.uint16], tmp_path: Path, capsys: p
     assert "NaN or infinite pixels, taken from the reference: 1" in capsys.readouterr().out
 
 
-def test_constant_frames_warn(movie: NDArray[np.uint16], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_frames_warn(movie: NDArray[np.uint16], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     movie[3] = 7
     tifffile.imwrite(tmp_path / "movie.tif", movie)
     assert register(tmp_path / "movie.tif", tmp_path / "out.tif", "--reference", "0:2") == 0
-    assert "flowreg-gpu: warning: 1 constant frame" in capsys.readouterr().err
+    assert "flowreg-gpu: warning: 1 bad frames (3) are left as they are" in capsys.readouterr().err
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif")[3], movie[3])
 
 

@@ -279,6 +279,27 @@ def test_brightness_of_blocks_against_loops():
     assert measure_brightness(np.full((16, 16, 1), np.nan)).blank
 
 
+@pytest.mark.parametrize("value", [1e25, 1e300, np.inf])
+def test_pixels_beyond_arithmetic(value):
+    movie = camera(tissue(40)).astype(np.float64)
+    movie[3, 20, 30], movie[7, 20:60] = value, -value
+    movie[11] = closed(movie[11])
+    assert found(movie) == [11]
+
+
+def test_movies_of_which_nothing_can_be_learnt():
+    """A channel or most frames of nothing but NaN, fewer than five frames: constant frames are bad, no other is."""
+    movie = beside(camera(tissue(30)), camera(tissue(30))).astype(np.float32)
+    movie[3] = closed(movie[3])
+    movie[5] = 7
+    without_channel = movie.copy()
+    without_channel[..., 1] = np.nan
+    assert found(without_channel) == [5]
+    assert found(movie[2:6]) == [3]
+    movie[6:] = np.nan
+    assert found(movie) == [3, *range(5, 30)]
+
+
 def test_a_frame_that_cannot_be_read_is_no_reason_to_fail_before_the_run():
     class Broken(ArrayReader):
         def _load(self, start, stop):
@@ -488,6 +509,16 @@ def test_statistics_file(movie_file, tmp_path):
     with np.load(tmp_path / "out_statistics.npz") as statistics:
         assert statistics["bad"].dtype == bool
         assert np.flatnonzero(statistics["bad"]).tolist() == numbers
+
+
+@pytest.mark.parametrize("reference", ["image", "frames"])
+@pytest.mark.filterwarnings("ignore:.*")
+def test_applied_flow_leaves_bad_frames(reference, movie_file, tmp_path):
+    path, _, truth, _ = movie_file
+    given = truth if reference == "image" else None
+    fg.register_file(path, tmp_path / "out.tif", "sequential", given, tmp_path / "flow.h5", **FAST)
+    fg.apply_file(tmp_path / "flow.h5", path, tmp_path / "applied.tif", "sequential")
+    assert (tmp_path / "applied.tif").read_bytes() == (tmp_path / "out.tif").read_bytes()
 
 
 @pytest.mark.parametrize(
