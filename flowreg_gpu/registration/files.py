@@ -191,9 +191,19 @@ class FileRegistration:
         journal = self._journal
         assert journal.checkpoint is not None
         assert journal.reference is not None
-        for path in (self.statistics_file, *(final for final, _ in reversed(journal.header["outputs"]))):
-            if os.path.exists(partial_name(path)):
-                PendingFile(path, overwrite=True, resume=True).commit()
+        with contextlib.ExitStack() as stack:
+            waiting = []
+            for path in (self.statistics_file, *(final for final, _ in reversed(journal.header["outputs"]))):
+                partial = partial_name(path)
+                if not os.path.exists(partial):
+                    continue
+                if os.path.exists(path) and os.path.samefile(path, partial):  # it died within the rename
+                    os.unlink(partial)
+                    continue
+                waiting.append(PendingFile(path, overwrite=self._overwrite, resume=True))
+                stack.callback(waiting[-1].keep)
+            for pending in waiting:
+                pending.commit()
         journal.remove()
         return Summary.from_statistics(
             journal.checkpoint.statistics,

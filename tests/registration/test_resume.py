@@ -312,9 +312,12 @@ def test_a_file_that_appears_meanwhile(folder):
 
     with pytest.raises(FileExistsError, match="has got the name of the output meanwhile"):
         register(folder, progress=appear)
-    assert (folder / "out.tif").read_bytes() == b"somebody's"
-    assert not (folder / "out_flow.h5").exists()
-    assert not (folder / "out_statistics.npz").exists()
+    for how in ({}, {"resume": True}):
+        with pytest.raises(FileExistsError):
+            register_quietly(folder, **how)
+        assert (folder / "out.tif").read_bytes() == b"somebody's"
+        assert not (folder / "out_flow.h5").exists()
+        assert not (folder / "out_statistics.npz").exists()
     (folder / "out.tif").unlink()
     summary = register(folder, resume=True)
     assert summary.resumed_at == N_FRAMES
@@ -367,6 +370,28 @@ def test_killed_between_two_names(compiled, folder, renamed):
     assert len({"out.tif", "out_flow.h5", "out_statistics.npz"} & set(listing(folder))) == renamed
     summary = register(folder, resume=True)
     assert summary.n_frames == summary.resumed_at == N_FRAMES
+    assert outputs(folder) == outputs(folder, "whole")
+    assert not [name for name in listing(folder) if "partial" in name]
+
+
+@needs_posix
+def test_killed_within_a_rename(folder, monkeypatch):
+    """A new name is a second link before the old one goes."""
+    register(folder, "whole")
+    unlink = os.unlink
+
+    def refuse(path):
+        if str(path).endswith("out_flow.partial.h5"):
+            raise Pulled
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(PendingFile, "take_back", lambda pending: None)  # the process is dead by then
+    with pytest.raises(Pulled):
+        register(folder)
+    monkeypatch.undo()
+    assert os.path.samefile(folder / "out_flow.h5", folder / "out_flow.partial.h5")
+    register(folder, resume=True)
     assert outputs(folder) == outputs(folder, "whole")
     assert not [name for name in listing(folder) if "partial" in name]
 
