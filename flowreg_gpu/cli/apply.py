@@ -57,9 +57,6 @@ def run(chosen: argparse.Namespace) -> int:
         with application, ProgressBar(not chosen.no_progress) as bar:
             summary = application.run(bar)
         tell(summary)
-        unmoved = int((summary.statistics["max_disp"] == 0).sum())
-        if unmoved:
-            tell(f"frames with zero flow, left as they were: {unmoved}")
         tell(f"reference: {application.reference_source}", f"warped: {output}")
         return FAILED if summary.changed_inputs else 0
 

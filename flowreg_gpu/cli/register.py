@@ -85,9 +85,9 @@ def run(chosen: argparse.Namespace) -> int:
 
     def work() -> int:
         with registration, ProgressBar(not chosen.no_progress) as bar:
-            tell(registration.registration.memory)
             if registration.resumed_at:
                 tell(f"going on after {registration.resumed_at} frames of an earlier run")
+            tell(registration.registration.memory)
             summary = registration.run(bar)
         tell(summary, f"registered: {output}", f"statistics: {registration.statistics_file}")
         if chosen.flow:

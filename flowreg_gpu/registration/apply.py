@@ -6,12 +6,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, Progress, unflagged
+from flowreg_gpu.engine.batch import Batch, BatchResult, Progress, unflagged
 from flowreg_gpu.engine.job import WarpJob
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import (
@@ -27,12 +27,12 @@ from flowreg_gpu.io import (
     recording_digest,
 )
 from flowreg_gpu.options import Options, positive_integer
-from flowreg_gpu.registration.bad_frames import BadFrames, replace_nonfinite
+from flowreg_gpu.registration.bad_frames import BadFrames, ReadFrames
 from flowreg_gpu.registration.files import check_extension, note_changed_inputs, stamp
 from flowreg_gpu.registration.loop import FrameCounter, StageProgress
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, Selection, resolve_reference
-from flowreg_gpu.registration.summary import COLUMNS, Summary
+from flowreg_gpu.registration.summary import Summary
 
 __all__ = ["FlowApplication"]
 
@@ -125,10 +125,9 @@ class FlowApplication:
                 count = FrameCounter(report, "frames", self._reader.n_frames)
                 with WriteBehind([self._writer]) as writing:
 
-                    def take(result: BatchResult) -> None:
+                    def take(result: BatchResult, read: ReadFrames) -> None:
+                        statistics.append(read.put_back(result, reference))
                         writing.write([result.registered], lent=not self.executor.keeps_results)
-                        # no frame is judged again: one that was bad has zero flow
-                        statistics.append(np.pad(result.statistics, ((0, 0), (0, len(COLUMNS) - len(STATISTICS)))))
 
                     nonfinite = self._warp(self._reader, self._flow, reference, take, count)
             self._writer.close()
@@ -160,7 +159,7 @@ class FlowApplication:
         total[:] = 0
         counts: list[int] = []
 
-        def take(result: BatchResult) -> None:
+        def take(result: BatchResult, read: ReadFrames) -> None:
             own = result.registered[unflagged(result.statistics)]
             for registered in own:  # one by one, so that the sum does not depend on the batch
                 np.add(total, registered, out=total)
@@ -174,7 +173,7 @@ class FlowApplication:
         reader: FrameReader,
         flows: FrameReader,
         reference: NDArray[np.float32],
-        take: Callable[[BatchResult], None],
+        take: Callable[[BatchResult, ReadFrames], None],
         count: Progress,
     ) -> int:
         """Warp all frames by their flows and hand them over, batch by batch; the number of replaced pixels."""
@@ -183,54 +182,32 @@ class FlowApplication:
         spans = [(first, min(first + self.batch, reader.n_frames)) for first in range(0, reader.n_frames, self.batch)]
         nonfinite = 0
         with ReadAhead(
-            lambda first, stop: _ReadFrames.prepare(reader.read(first, stop), flows.read(first, stop), reference),
+            lambda first, stop: _ready(reader.read(first, stop), flows.read(first, stop), reference),
             spans,
             reader.threaded and flows.threaded,
         ) as reading:
             for _ in spans:
-                read = reading.next()
+                read, planes = reading.next()
                 nonfinite += read.nonfinite
-                batch = Batch(read.frames, None, flow=read.planes, keep_flow=False, progress=count)
+                batch = Batch(read.frames, None, flow=planes, keep_flow=False, progress=count)
                 result = self.executor.register_batch(batch)
-                result.registered[read.still] = read.originals
-                take(result)
-                del batch, read, result  # their memory, before another batch is read
+                take(result, read)
+                del batch, read, planes, result  # their memory, before another batch is read
         return nonfinite
 
 
-class _ReadFrames(NamedTuple):
-    """Frames of a batch, ready to be warped.
+def _ready(
+    frames: NDArray[Any], flow: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[ReadFrames, NDArray[np.float32]]:
+    """Frames that are ready to be warped, and their flows as planes (n, 2, H, W).
 
-    Attributes
-    ----------
-    frames : (n, H, W, C)
-        NaN and infinite pixels are the reference's.
-    planes : (n, 2, H, W) float32
-        Their flows.
-    still : (n,) bool
-        Frames whose flow is zero. They come out as they were.
-    originals : (k, H, W, C)
-        These frames, with what is not finite.
-    nonfinite : int
-        Pixels of the other frames that were replaced.
+    Those whose flow is zero are bad: they were left as they were when the flow was found, and are so again.
     """
-
-    frames: NDArray[Any]
-    planes: NDArray[np.float32]
-    still: NDArray[np.bool_]
-    originals: NDArray[Any]
-    nonfinite: int
-
-    @classmethod
-    def prepare(cls, frames: NDArray[Any], flow: NDArray[np.float32], reference: NDArray[np.float32]) -> _ReadFrames:
-        """Make frames ready, in place, for their flows (n, H, W, 2)."""
-        planes = np.empty((len(frames), 2, *flow.shape[1:3]), np.float32)
-        for component in range(2):
-            planes[:, component] = flow[..., component]
-        still: NDArray[np.bool_] = np.logical_not(planes.any(axis=(1, 2, 3)))
-        originals = frames[still]
-        kept = 0 if frames.dtype.kind in "iu" else int(np.count_nonzero(~np.isfinite(originals)))
-        return cls(frames, planes, still, originals, replace_nonfinite(frames, reference, 0) - kept)
+    planes = np.empty((len(frames), 2, *flow.shape[1:3]), np.float32)
+    for component in range(2):
+        planes[:, component] = flow[..., component]
+    still: NDArray[np.bool_] = np.logical_not(planes.any(axis=(1, 2, 3)))
+    return ReadFrames.prepare(frames, still, reference, 0), planes
 
 
 def _default_batch(reader: FrameReader, executor: BaseExecutor) -> int:

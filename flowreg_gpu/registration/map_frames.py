@@ -161,12 +161,20 @@ def map_frames(
         with FramePool(n_workers, memory_hint="a smaller chunk") as pool:
             if shape is None or dtype is None:
                 found = describe_result(pool, func, source, timeout)
-                shape, dtype = found.shape if shape is None else shape, found.dtype if dtype is None else dtype
+                shape = found.shape if shape is None else shape
+                dtype = found.dtype if dtype is None else dtype
             result = FrameKind(shape, np.dtype(dtype))
             with _open_sink(out, source, result, overwrite) as sink:
                 stream_frames(
-                    pool, func, source, sink, result, progress=progress, chunk=chunk, timeout=timeout
-                )  # fmt: skip
+                    pool,
+                    func,
+                    source,
+                    sink,
+                    result,
+                    progress=progress,
+                    chunk=chunk,
+                    timeout=timeout,
+                )
         return sink.out if out is None else out
 
 

@@ -125,7 +125,7 @@ class Dispatch:
             # a report that is already in the pipe says that the frame was finished in time
             if now - worker.since >= self._timeout and not worker.connection.poll():
                 worker.process.kill()
-                frame = worker.frames[worker.finished]
+                frame = worker.frames[min(worker.finished, len(worker.frames) - 1)]
                 raise TimeoutError(
                     f"frame {frame}: not finished after {self._timeout:g} s (timeout), its worker was ended"
                 )

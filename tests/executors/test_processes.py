@@ -120,7 +120,7 @@ def test_threads_take_over_below_two_frames_for_each_process(movie, expected, mo
 
 def test_no_shared_memory_for_the_reference(movie, expected, monkeypatch):
     monkeypatch.setattr(blocks, "_free_bytes", lambda fd: 1000)
-    with pytest.raises(RuntimeError, match=r'0.0 MB needed, 0.0 MB free .*; try a smaller batch, or executor="thr'):
+    with pytest.raises(RuntimeError, match=r'0.0 MB needed, 0.0 MB free .*; try a smaller batch,? or executor="thr'):
         fg.register(movie.frames, movie.truth, "multiprocessing", n_workers=2, **FAST)
     with fg.MultiprocessingExecutor(2, fallback=True) as executor, pytest.warns(RuntimeWarning, match=NO_PROCESSES):
         assert_same(fg.register(movie.frames, movie.truth, executor, **FAST), expected)

@@ -8,7 +8,15 @@ import pytest
 import tifffile
 
 import flowreg_gpu as fg
-from flowreg_gpu.io import ArrayReader, FlowOrigin, TiffReader, open_flow_reader, open_flow_writer, recording_digest
+from flowreg_gpu.io import (
+    ArrayReader,
+    FlowOrigin,
+    FrameReader,
+    TiffReader,
+    open_flow_reader,
+    open_flow_writer,
+    recording_digest,
+)
 from flowreg_gpu.registration.apply import FlowApplication
 from tests.emulation import EmulatedDevice
 from tests.movies import recording
@@ -50,10 +58,8 @@ def write_flow(path, flow, origin=None):
 
 
 def far_flow(n_frames, height=26, width=31, seed=5):
-    """Flows that leave the frames here and there, but for the first, which is zero."""
-    flow = 6 * np.random.default_rng(seed).standard_normal((n_frames, height, width, 2)).astype(np.float32)
-    flow[0] = 0
-    return flow
+    """Flows that leave the frames here and there."""
+    return 6 * np.random.default_rng(seed).standard_normal((n_frames, height, width, 2)).astype(np.float32)
 
 
 def nothing_left(folder, *names):
@@ -86,31 +92,38 @@ def test_equal_to_what_was_registered(executor, tmp_path, dtype, interpolation, 
         np.testing.assert_allclose(summary.statistics[name], values, rtol=1e-9, atol=1e-12)
 
 
-def test_pixels_that_are_nan_and_frames_that_are_constant(executor, tmp_path):
-    movie = recording(6, 26, 31, dtype="float32", amplitude=2)
+def test_pixels_that_are_nan_and_frames_that_are_bad(executor, tmp_path):
+    """Pixels are taken from the reference; frames that are constant, NaN, or named are left as they are."""
+    movie = recording(8, 26, 31, dtype="float32", amplitude=2)
     frames = movie.frames
     frames[2, 3:9, 4] = np.nan
     frames[3, 7, 7] = np.inf
     frames[4] = 11.5
-    source = write_movie(tmp_path / "movie.tif", frames)
-    with pytest.warns(RuntimeWarning, match="1 bad frames"):
-        fg.register_file(source, tmp_path / "registered.tif", "sequential", movie.truth, tmp_path / "flow.h5", **FAST)
-    with pytest.warns(RuntimeWarning, match="1 constant frames"):
-        summary = fg.apply_file(tmp_path / "flow.h5", source, tmp_path / "out.tif", executor)
-    out = tifffile.imread(tmp_path / "out.tif")
-    np.testing.assert_array_equal(out, tifffile.imread(tmp_path / "registered.tif"))
-    np.testing.assert_array_equal(out[4], frames[4])
+    frames[5] = np.nan
+    frames[6, 4, 4:9] = np.nan
+    source, flow_file = write_movie(tmp_path / "movie.tif", frames), tmp_path / "flow.h5"
+    with pytest.warns(RuntimeWarning, match=r"2 bad frames \(5-6\) are"), pytest.warns(match="1 constant frames"):
+        registered = fg.register_file(
+            source, tmp_path / "registered.tif", "sequential", movie.truth, flow_file, bad_frames=[5, 6], **FAST
+        )
+    with pytest.warns(RuntimeWarning, match=r"3 bad frames \(4-6\) are left as they are: their flow is zero"):
+        summary = fg.apply_file(flow_file, source, tmp_path / "out.tif", executor, batch=3)
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "registered.tif").read_bytes()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif")[4:7], frames[4:7])
     assert (summary.nonfinite_pixels, summary.constant_frames) == (7, 1)
+    for name in ("max_disp", "correlation_after", "constant"):
+        np.testing.assert_allclose(summary.statistics[name], registered.statistics[name], rtol=1e-9, atol=1e-12)
 
 
 def test_frames_with_zero_flow_come_out_as_they_were(executor, tmp_path):
     frames = recording(4, 26, 31, 2, "float32").frames
     flow = far_flow(4)
-    flow[2] = 0
+    flow[[0, 2]] = 0
     frames[2, 3:, 4, 1] = np.nan
     frames[3, 8, 9] = np.inf
     source, flow_file = write_movie(tmp_path / "movie.tif", frames), write_flow(tmp_path / "flow.tif", flow)
-    summary = fg.apply_file(flow_file, source, tmp_path / "out.tif", executor, reference=frames[0], batch=3)
+    with pytest.warns(RuntimeWarning, match=r"2 bad frames \(0, 2\) are left as they are: their flow is zero"):
+        summary = fg.apply_file(flow_file, source, tmp_path / "out.tif", executor, reference=frames[0], batch=3)
     out = np.moveaxis(tifffile.imread(tmp_path / "out.tif"), 1, -1)
     assert summary.nonfinite_pixels == 2  # of the frame that moves
     assert np.isfinite(out[3]).all()
@@ -118,6 +131,7 @@ def test_frames_with_zero_flow_come_out_as_they_were(executor, tmp_path):
         np.testing.assert_array_equal(out[index], frames[index])
     for index in (1, 3):
         assert not np.array_equal(out[index], frames[index])
+    np.testing.assert_array_equal(summary.bad_frames, [0, 2])
     np.testing.assert_array_equal(summary.statistics["max_disp"] == 0, [True, False, True, False])
 
 
@@ -168,15 +182,28 @@ def test_the_batch_does_not_change_the_result(tmp_path, batch):
     assert (tmp_path / f"{batch}.tif").read_bytes() == (tmp_path / "7.tif").read_bytes()
 
 
+def test_no_more_than_a_batch_is_read_at_a_time(tmp_path, monkeypatch):
+    """Of frames and of flows; the reference is made frame by frame and batch by batch, too."""
+    source = write_movie(tmp_path / "movie.tif", recording(9, 26, 31).frames)
+    flow_file = write_flow(tmp_path / "flow.h5", far_flow(9))
+    spans = []
+    read = FrameReader.read
+    monkeypatch.setattr(
+        FrameReader, "read", lambda self, start, stop: spans.append(stop - start) or read(self, start, stop)
+    )
+    fg.apply_file(flow_file, source, tmp_path / "out.tif", "sequential", batch=2)
+    assert max(spans) == 2
+
+
 def test_frames_with_zero_flow_are_not_in_the_mean(tmp_path):
     frames = recording(5, 26, 31).frames
     frames[3] = 0  # the shutter was closed
     flow = far_flow(5)
     flow[0], flow[3] = 0.5, 0
     source, flow_file = write_movie(tmp_path / "movie.tif", frames), write_flow(tmp_path / "flow.h5", flow)
-    with pytest.warns(RuntimeWarning, match="1 constant"):
+    with pytest.warns(RuntimeWarning, match=r"1 bad frames \(3\)"):
         found = fg.apply_file(flow_file, source, tmp_path / "out.tif", "sequential").reference
-    with pytest.warns(RuntimeWarning, match="1 constant"):
+    with pytest.warns(RuntimeWarning, match=r"1 bad frames \(3\)"):
         named = fg.apply_file(flow_file, source, tmp_path / "b.tif", "sequential", reference=[0, 1, 2, 4]).reference
     np.testing.assert_array_equal(found, named)
 

@@ -246,7 +246,7 @@ def test_results_of_any_shape_into_npy(tmp_path, func):
 def test_nothing_is_replaced_unless_asked_for(tmp_path, name):
     (tmp_path / name).write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        fg.map_frames(hangs, STACK, tmp_path / name)
+        fg.map_frames(dies, STACK, tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"precious"
     fg.map_frames(inverted, STACK, tmp_path / name, n_workers=1, overwrite=True)
     found = np.load(tmp_path / name) if name.endswith("npy") else tifffile.imread(tmp_path / name)
@@ -263,7 +263,7 @@ def test_output_paths_are_checked_before_any_work(tmp_path):
         (tmp_path / "in.npy", "in.npy", ValueError, "is the input"),
     ]:
         with pytest.raises(error, match=match):
-            fg.map_frames(hangs, source, tmp_path / target, overwrite=True)
+            fg.map_frames(dies, source, tmp_path / target, overwrite=True)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "in.tif"), STACK)
     assert {path.name for path in tmp_path.iterdir()} == {"in.tif", "in.npy"}
 
@@ -352,13 +352,13 @@ import numpy as np
 import flowreg_gpu as fg
 
 def stop(finished):
-    os.killpg(0, getattr(signal, sys.argv[1]))  # the group: this process and the workers
+    os.killpg(0, getattr(signal, sys.argv[1]))  # the group: this process and the worker
     while True:
         signal.pause()
 
 if __name__ == "__main__":
     print(os.getpid(), flush=True)
-    fg.map_frames(np.negative, np.ones((400, 64, 64), np.int16), "out.npy", n_workers=2, chunk=2, progress=stop)
+    fg.map_frames(np.negative, np.ones((400, 64, 64), np.int16), "out.npy", n_workers=1, chunk=1, progress=stop)
 """
 
 
@@ -440,7 +440,7 @@ def test_results_that_do_not_fit():
 )
 def test_refusals(stack, keywords, error, match):
     with pytest.raises(error, match=match):
-        fg.map_frames(hangs, stack, **keywords)
+        fg.map_frames(dies, stack, **keywords)
 
 
 def test_functions_that_cannot_be_sent():
