@@ -96,6 +96,9 @@ def main() -> None:
     """Run, and print what came of it."""
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     random.seed(1)
+    # a program in the background ignores these signals, and so would the runs that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         movie, _, _ = make_movie(FRAMES, SIDE, SIDE)
@@ -129,9 +132,8 @@ def main() -> None:
         print(f"completed runs: {completed}, equal to the uninterrupted one to the last byte: {equal}")
         print(f"left before clean: {unfinished}; after it: {left}")
         print(f"processes left: {len(running)}, shared blocks left: {len(leftover_blocks())}")
-        if statuses[1] or statuses[2]:  # what a worker's death, or a refusal, was told
-            print((folder / "log.txt").read_text()[-1500:])
-        if equal != completed or left or running or status or leftover_blocks():
+        if equal != completed or left or running or status or statuses[2] or leftover_blocks():
+            print((folder / "log.txt").read_text()[-2000:])
             sys.exit(1)
 
 

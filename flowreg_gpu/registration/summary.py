@@ -35,9 +35,9 @@ class Summary:
         mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
         correlation_after with the raw reference. The flags `constant`, `diverged` and `bad` are bool.
     constant_frames, diverged_frames, nonfinite_pixels : int
-        Frames without any structure, and frames whose flow left the frame: somewhere it was as long as the frame along
-        x (columns) or along y (rows), or not finite (zero flow both); and NaN or infinite pixels (taken from the
-        reference).
+        Frames without any structure, and frames whose flow left the frame: somewhere the absolute value of u was the
+        width of the frame or more, that of v its height or more, or it was not finite (zero flow both); and NaN or
+        infinite pixels (taken from the reference).
     verification : Verification or None
         Comparison with the CPU, where it was asked for.
     resumed_at : int
