@@ -122,7 +122,8 @@ class WorkerGroup:
         if not worker.ready:
             return f"{told} before it was ready: {GUARD_HINT}; its own message is on stderr"
         if worker.frames:
-            told += f" while it handled frames {worker.frames[0]} to {worker.frames[-1]}"
+            first, last = worker.frames[0], worker.frames[-1]
+            told += f" while it handled frame {first}" if first == last else f" while it handled frames {first} to {last}"
         return (
             f"{told} (SIGKILL is mostly the system's answer to memory running out): try fewer workers "
             f"(n_workers={self._number}) or {self._memory_hint}"

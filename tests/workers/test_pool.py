@@ -456,7 +456,7 @@ def test_a_timeout_counts_frames_not_chunks():
 
 
 def test_a_dead_worker_says_in_which_frames():
-    with FramePool(1) as pool, pytest.raises(RuntimeError, match="exit code=7 while it handled frames 5 to 5"):
+    with FramePool(1) as pool, pytest.raises(RuntimeError, match="exit code=7 while it handled frame 5"):
         pool.run(ExitItself(), range(5, 7))
 
 
