@@ -123,7 +123,8 @@ class WorkerGroup:
             return f"{told} before it was ready: {GUARD_HINT}; its own message is on stderr"
         if worker.frames:
             first, last = worker.frames[0], worker.frames[-1]
-            told += f" while it handled frame {first}" if first == last else f" while it handled frames {first} to {last}"
+            which = f"frame {first}" if first == last else f"frames {first} to {last}"
+            told += f" while it handled {which}"
         return (
             f"{told} (SIGKILL is mostly the system's answer to memory running out): try fewer workers "
             f"(n_workers={self._number}) or {self._memory_hint}"
