@@ -26,10 +26,11 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def stopping_on_signals() -> Iterator[None]:
+def stopping_on_signals(until_exit: bool = False) -> Iterator[None]:
     """Raise `Stopped` in the main thread at the first signal; ignore those that follow, while results are kept.
 
-    Signals that the caller's caller ignores, as nohup does, stay ignored.
+    Signals that the caller's caller ignores, as nohup does, stay ignored. `until_exit` goes on ignoring what follows
+    the first signal after the context, while Python ends the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,9 +43,10 @@ def stopping_on_signals() -> Iterator[None]:
                 signal.signal(number, _stop)
         yield
     finally:
-        _received.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not (until_exit and _received):
+            _received.clear()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _stop(number: int, frame: Any) -> None:

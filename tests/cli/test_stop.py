@@ -83,6 +83,22 @@ def test_stopped_by_a_signal(compiled, folder, executor, signals, status, told):
 
 
 @needs_posix
+def test_a_second_signal_while_python_ends(tmp_path):
+    program = """
+import atexit, os, signal, sys
+from flowreg_gpu.cli import doctor
+from flowreg_gpu.cli.main import main
+
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+doctor.run = lambda _: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["flowreg-gpu", "doctor"]
+sys.exit(main())
+"""
+    done = run_program("-c", program, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "flowreg-gpu: error: interrupted\n")
+
+
+@needs_posix
 def test_a_signal_that_is_ignored_stays_ignored(compiled, folder):
     text = PROGRAM.replace("time.sleep(60)", "pass").replace("*OPTIONS", ", ".join(map(repr, OPTIONS)))
     (folder / "program.py").write_text(text)
