@@ -141,7 +141,7 @@ def loop(source: Path, target: Path, rate: float | None, overlap: bool) -> None:
     with TiffReader(source) as reader, open_writer(target, reader) as writer:
         reader.threaded = writer.threaded = overlap
         reference = reader.read(0, 1)[0]
-        Registration(reader, reference, CopyExecutor(rate), Options()).run(writer)
+        Registration(reader, reference, CopyExecutor(rate), Options.without_choices()).run(writer)
 
 
 def best(

@@ -216,7 +216,7 @@ def kernels(run: Run) -> Result:
     for name, options in KERNEL_OPTIONS.items():
         timer = None if run.emulated else LaunchTimer(run.device)
         log = LaunchLog(run.device, timer)
-        run_batch = computation(log, frames, recording.reference, Options(**options), graphs=False)
+        run_batch = computation(log, frames, recording.reference, Options.without_choices(**options), graphs=False)
         for _ in range(1 if run.emulated else 3):  # the first ones compile, and fill the pool of memory
             log.launches.clear()
             if timer is not None:

@@ -146,7 +146,7 @@ class Bench:
 
     def measure(self, setting: Setting) -> dict[str, Any]:
         """Check the flow, then time; seconds are those of a frame. ValueError where the flow is wrong."""
-        recording, options = self.recording(setting), Options(quality=setting.quality)
+        recording, options = self.recording(setting), Options.without_choices(quality=setting.quality)
         count = len(recording.movie)
         row: dict[str, Any] = {"size": setting.size, "quality": setting.quality, "frames": count}
         with fg.GPUExecutor(device=self.device, fallback=False) as executor:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ALPHA",
+    "AUTO",
     "FRAME_DTYPES",
     "GNC_WARPING_STEPS",
     "PRESETS",
@@ -29,6 +31,9 @@ __all__ = [
 #: Finest pyramid level that each quality preset solves (0 is full resolution).
 PRESETS: Mapping[str, int] = {"quality": 0, "balanced": 4, "fast": 6}
 SMALLEST_SIDE = 16
+#: What stands for a choice by the recording; and the `alpha` that it is where there is no recording to choose by.
+AUTO = "auto"
+ALPHA = 1.5
 #: Types of frames that can be registered: the arithmetic is that of float32, which holds integers of 24 bits.
 FRAME_DTYPES = tuple(map(np.dtype, ("uint8", "int8", "uint16", "int16", "float32", "float64")))
 #: Warps per level and stage of the graduated non-convexity where `warping_steps` is None.
@@ -79,9 +84,11 @@ class Options:
 
     Parameters
     ----------
-    alpha : float or (float, float)
+    alpha : float, (float, float) or 'auto'
         Weight of the smoothness term, one value or one for x (columns) and one for y (rows); 1e-6 to 1e6, beyond
-        which one of the two terms is lost in float32.
+        which one of the two terms is lost in float32. 'auto' is chosen once a recording, by what predicts pixels that
+        the flow has not seen (`flowreg_gpu.registration.tuning`); where there is no recording, as for two images, it
+        is 1.5.
     quality : {'quality', 'balanced', 'fast'}
         Preset that names the finest level solved: 0, 4 or 6.
     min_level : int or None
@@ -118,8 +125,9 @@ class Options:
         One minimum and maximum of the reference for all channels, or one per channel.
     interpolation_method : {'cubic', 'linear', 'nearest'}
         Interpolation of the registered frames.
-    cc_initialization : bool
-        Align every frame rigidly by phase correlation before the flow.
+    cc_initialization : bool or 'auto'
+        Align every frame rigidly by phase correlation before the flow. 'auto' does so where frames of the recording
+        jump further than the pyramid reaches; where there is no recording, it does not.
     cc_hw : int or (int, int)
         Largest side (rows, columns) of the images used for the phase correlation, 8 to 100 000 pixels.
     cc_up : int
@@ -143,7 +151,9 @@ class Options:
     6
     """
 
-    alpha: float | tuple[float, float] = _option(1.5, "weight of the smoothness, one number or X,Y", limits=(1e-6, 1e6))
+    alpha: float | tuple[float, float] | str = _option(
+        AUTO, "weight of the smoothness, one number, X,Y or auto, chosen by the recording", limits=(1e-6, 1e6)
+    )
     quality: str = _option("quality", "finest level {}, {} or {}".format(*PRESETS.values()), choices=tuple(PRESETS))
     min_level: int | None = _option(None, "finest pyramid level solved", none="from quality", limits=(0, 1000))
     levels: int = _option(100, "largest number of pyramid levels", limits=(1, 1000))
@@ -172,7 +182,7 @@ class Options:
     interpolation_method: str = _option(
         "cubic", "interpolation of the registered frames", choices=("cubic", "linear", "nearest")
     )
-    cc_initialization: bool = _option(False, "true: align frames rigidly first")
+    cc_initialization: bool | str = _option(AUTO, "true: align frames rigidly first; auto: where they jump")
     cc_hw: int | tuple[int, int] = _option(
         256, "largest side of the images of that alignment, one number or ROWS,COLUMNS", limits=(8, 100_000)
     )
@@ -186,9 +196,8 @@ class Options:
             if choices:
                 self._set(field.name, _choice(field.name, value, choices))
         for name in ("cc_initialization", "update_initialization_w"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
-                raise TypeError(f"{name}={_shown(getattr(self, name))} is not True or False")
-            self._set(name, bool(getattr(self, name)))
+            if not (self.is_auto(name) and name == "cc_initialization"):
+                self._set(name, _switch(name, getattr(self, name)))
         if (
             isinstance(self.min_level, int | np.integer) and self.min_level == -1
         ):  # pyflowreg's "from the quality preset"
@@ -200,7 +209,9 @@ class Options:
             self._set(name, _real(name, getattr(self, name), *_LIMITS[name]))
         if self.solver == "multigrid" and self.a_smooth < 1:
             raise ValueError(f"a_smooth={self.a_smooth} does not go with solver='multigrid', which needs 1")
-        self._set("alpha", _one_or_two("alpha", self.alpha, _real, "number or a pair (alpha_x, alpha_y)"))
+        if not self.is_auto("alpha"):
+            expected = "number, a pair (alpha_x, alpha_y) or 'auto'"
+            self._set("alpha", _one_or_two("alpha", self.alpha, _real, expected))
         self._set("cc_hw", _one_or_two("cc_hw", self.cc_hw, _integer, "integer or a pair (rows, columns)"))
         self._set("sigma", _sigma(self.sigma))
         self._set("weight", _weight(self.weight))
@@ -216,8 +227,21 @@ class Options:
 
     @property
     def alpha_xy(self) -> tuple[float, float]:
-        """Smoothness weights along x (columns) and y (rows)."""
-        return self.alpha if isinstance(self.alpha, tuple) else (self.alpha, self.alpha)
+        """Smoothness weights along x (columns) and y (rows); those of `ALPHA` for 'auto'."""
+        if isinstance(self.alpha, tuple):
+            return self.alpha
+        alpha = ALPHA if isinstance(self.alpha, str) else self.alpha
+        return alpha, alpha
+
+    @property
+    def prealigns(self) -> bool:
+        """Whether frames are aligned rigidly before the flow; 'auto' counts as no."""
+        return self.cc_initialization is True
+
+    def is_auto(self, name: str) -> bool:
+        """Whether a parameter is to be chosen by the recording."""
+        value = getattr(self, name)
+        return isinstance(value, str) and value == AUTO
 
     def sigma_per_channel(self, channels: int) -> NDArray[np.float64]:
         """Standard deviations as (channels, 3); ValueError where their number does not fit."""
@@ -238,6 +262,11 @@ class Options:
         if shape not in allowed:
             expected = " or ".join(str(item) for item in allowed)
             raise ValueError(f"weight has shape {shape}, expected {expected}")
+
+    @classmethod
+    def without_choices(cls, **values: Any) -> Options:
+        """Options of which nothing is chosen by the recording, but for what is named so: as in pyflowreg."""
+        return cls(**{"alpha": ALPHA, "cc_initialization": False, **values})
 
     def replace(self, **changes: Any) -> Options:
         """Return a copy with some parameters changed, checked again."""
@@ -275,7 +304,8 @@ class Options:
             values["const_assumption"] = _LONG_NAMES.get(assumption, assumption)
         if any(name in values and values[name] != getattr(cls, name) for name in ("iterations", "update_lag")):
             values.setdefault("solver", "sor")
-        return cls.from_dict(values)
+        _check_names(values)
+        return cls.without_choices(**values)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Options:
@@ -377,6 +407,13 @@ def _integer(name: str, value: Any, least: int, most: int) -> int:
     if value > most:
         raise ValueError(f"{name}={_shown(value)} is above {most}")
     return int(value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        allowed = "True, False or 'auto'" if name == "cc_initialization" else "True or False"
+        raise TypeError(f"{name}={_shown(value)} is not {allowed}")
+    return bool(value)
 
 
 def _real(name: str, value: Any, low: float, high: float) -> float:

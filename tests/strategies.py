@@ -35,7 +35,7 @@ def parts(draw, count):
 
 def _number(field):
     low, high = field.metadata["limits"]
-    whole = not isinstance(field.default, float)
+    whole = not field.type.startswith("float")
     return st.integers(int(low), int(high)) if whole else st.floats(low, high)
 
 
@@ -53,8 +53,8 @@ def values_of(field):
     """Every kind of value that a parameter of `Options` takes."""
     if field.metadata["choices"]:
         return st.sampled_from(field.metadata["choices"])
-    if isinstance(field.default, bool):
-        return st.booleans()
+    if field.type.startswith("bool"):
+        return st.booleans() | (st.just("auto") if field.default == "auto" else st.nothing())
     special = {
         "sigma": _TRIPLES | st.lists(_TRIPLES, min_size=1, max_size=3),
         "weight": st.none() | _WEIGHTS,
@@ -64,7 +64,7 @@ def values_of(field):
         return special[field.name]
     number = _number(field)
     if field.name in ("alpha", "cc_hw"):
-        return number | st.tuples(number, number)
+        return number | st.tuples(number, number) | (st.just("auto") if field.default == "auto" else st.nothing())
     return st.none() | number if field.default is None else number
 
 

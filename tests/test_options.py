@@ -33,7 +33,7 @@ WRONG_VALUES = [
     ("alpha", 0, r"is not between 1e-06 and 1e\+06"),
     ("alpha", -1, r"is not between 1e-06 and 1e\+06"),
     ("alpha", np.inf, r"is not between 1e-06 and 1e\+06"),
-    ("alpha", (1, 2, 3), "not one number or a pair"),
+    ("alpha", (1, 2, 3), "not one number, a pair"),
     ("alpha", (1, 0), r"is not between 1e-06 and 1e\+06"),
     ("sigma", (1, 1), r"sigma has shape \(2,\)"),
     ("sigma", (1, 1, -0.1), "not between 0 and 50 frames throughout"),
@@ -79,6 +79,7 @@ WRONG_TYPES = [
     ("eta", "0.8"),
     ("a_data", None),
     ("alpha", "4"),
+    ("alpha", "automatic"),
     ("alpha", True),
     ("alpha", None),
     ("alpha", np.array(1.5)),
@@ -88,6 +89,7 @@ WRONG_TYPES = [
     ("weight", "0.7,0.3"),
     ("weight", [[1, 2], [3]]),
     ("cc_initialization", 1),
+    ("cc_initialization", "no"),
     ("update_initialization_w", "yes"),
     ("gnc_schedule", ("0", "1")),
 ]
@@ -176,6 +178,17 @@ def test_alpha_xy():
     assert Options(alpha=4).alpha_xy == (4.0, 4.0)
     assert Options(alpha=[2, 6]).alpha_xy == (2.0, 6.0)
     assert Options(alpha=np.array([2, 6])).alpha_xy == (2.0, 6.0)
+
+
+def test_what_a_recording_has_not_chosen():
+    chosen_later, fixed = Options(), Options.without_choices()
+    assert (chosen_later.alpha, chosen_later.cc_initialization) == ("auto", "auto")
+    assert (fixed.alpha, fixed.cc_initialization) == (1.5, False)
+    for options in (chosen_later, fixed):
+        assert options.alpha_xy == (1.5, 1.5)
+        assert not options.prealigns
+    assert Options.from_flow_params({}).to_dict() == fixed.to_dict()
+    assert Options.without_choices(alpha="auto").is_auto("alpha")
 
 
 def test_numpy_scalars_are_taken():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.executors import gpu_status
-from flowreg_gpu.options import Options
+from flowreg_gpu.options import ALPHA, Options
 from flowreg_gpu.pyflowreg.library import part
 from flowreg_gpu.registration.start_flow import FIRST_FLOWS
 from flowreg_gpu.workers.pool import default_workers
@@ -95,7 +95,7 @@ class Rival:
             output_path=os.fspath(self._folder),
             output_format="TIFF",
             quality_setting=self._quality,
-            alpha=Options().alpha,
+            alpha=ALPHA,
             save_w=False,
             save_meta_info=False,
             **chosen,

@@ -68,7 +68,7 @@ def measure(task: Task) -> dict[str, Any]:
 
 
 def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
-    options = Options(quality=task.quality)
+    options = Options.without_choices(quality=task.quality)  # those that the others have
     gpu, channels = task.executor == "gpu", known.movie.shape[3]
     if gpu and not gpu_status().usable:
         return {"skipped": gpu_status().reason}

@@ -183,6 +183,6 @@ def _add_ratios(rows: list[dict[str, Any]]) -> str | None:
 
 def _schedule(settings: Settings, quality: str) -> dict[str, Any]:
     counted = count_schedule(
-        settings.height, settings.width, settings.channels, Options(quality=quality), LARGEST_BATCH
+        settings.height, settings.width, settings.channels, Options.without_choices(quality=quality), LARGEST_BATCH
     )
     return {"quality": quality, **counted._asdict()}

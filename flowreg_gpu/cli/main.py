@@ -29,7 +29,10 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; without arguments it is the process's own, which then ends."""
     try:
-        with stopping_on_signals(until_exit=arguments is None), warnings.catch_warnings():  # also of the libraries that a command's module loads
+        with (
+            stopping_on_signals(until_exit=arguments is None),
+            warnings.catch_warnings(),
+        ):  # also of the libraries that a command's module loads
             warnings.simplefilter("always", RuntimeWarning)
             warnings.showwarning = _show_warning
             chosen = _parser().parse_args(arguments)

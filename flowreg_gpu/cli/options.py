@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flowreg_gpu.executors import EXECUTORS
-from flowreg_gpu.options import Options
+from flowreg_gpu.options import AUTO, Options
 
 __all__ = [
     "add_execution",
@@ -123,13 +123,15 @@ def whole_number(text: str) -> int:
 
 def _parser(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
     """What turns the text of a flag into a value; where it cannot, argparse is told what the flag takes."""
-    parse, form = _FORMS[str(field.type)]
+    parse, form = _FORMS[str(field.type).removesuffix(" | str")]
     limits = field.metadata["limits"]
     expected = form if limits is None else f"{form}, from {limits[0]:g} to {limits[1]:g}"
+    words = [AUTO] if field.default == AUTO else []
+    expected = ", nor ".join([expected, *map(repr, words)])
 
     def parse_or_explain(text: str) -> Any:
         try:
-            return parse(text)
+            return text if text in words else parse(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 

@@ -102,7 +102,7 @@ class DeviceTask(DeviceWarp):
             self._settings = upload_settings(device, job.preprocessing)
             self._operations.prepare_smoothing(job.preprocessing.spatial)
         # what uses FFT plans, which come and go with memory of their own, is not captured
-        self._graphs = graphs and not job.options.cc_initialization
+        self._graphs = graphs and not job.options.prealigns
         self._captured: _CapturedGraph | None = None
         self._seen: set[tuple[Any, ...]] = set()
         height, width, _ = job.reference.shape

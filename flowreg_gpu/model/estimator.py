@@ -150,7 +150,7 @@ class FlowEstimator:
         self._references = operations.pyramid(reference, self._tables)
         self._weights = operations.pyramid(weight, self._tables)
         self._aligner = None
-        if options.cc_initialization:
+        if options.prealigns:
             limit_y, limit_x = options.cc_hw if isinstance(options.cc_hw, tuple) else (options.cc_hw, options.cc_hw)
             tables = resampling_tables(height, width, min(height, limit_y), min(width, limit_x))
             self._aligner = operations.prepare_alignment(reference, mean_weight, tables, options.cc_up)

@@ -2,10 +2,11 @@
 
 It lies beside the partial output, is written after every batch, and has a fixed size::
 
-    magic line | length and CRC-32 of the header | header (JSON) | reference | two slots | statistics of all frames
+    magic line | length and CRC-32 of the header | header (JSON) | choices (JSON), reference | two slots | statistics
 
-The header says what the run was given. A slot is the state of the loop after a batch whose frames are on the disk, with
-a CRC-32 of all that. Batches take the slots in turn, so that one of them is whole whenever the machine stops.
+The header says what the run was given; what it chose by the recording follows, with its reference. A slot is the state
+of the loop after a batch whose frames are on the disk, with a CRC-32 of all that. Batches take the slots in turn, so
+that one of them is whole whenever the machine stops.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from flowreg_gpu.registration.summary import COLUMNS
 
 __all__ = ["JOURNAL_EXTENSION", "Checkpoint", "Journal", "JournalError", "journal_name"]
 
-MAGIC = b"flowreg-gpu journal 1\n"
+MAGIC = b"flowreg-gpu journal 2\n"
 JOURNAL_EXTENSION = ".journal"
 _PREFIX = np.dtype([("length", "<u4"), ("crc", "<u4")])  # of the header
+_CHOICES_BYTES = 4096
 _SLOTS = 2
 _STATE = np.dtype(
     [
@@ -113,6 +115,8 @@ class Journal:
     path : str
     reference : (H, W, C) float32 or None
         The raw reference, once it is known.
+    choices : dict
+        What was chosen by the recording, once the reference is known.
     checkpoint : Checkpoint or None
         Where a run has to go on.
     complete : bool
@@ -123,7 +127,14 @@ class Journal:
         self.path, self.header = os.fspath(file.name), header
         n_frames, height, width, channels = header["shape"]
         self._file = file
-        self._image = np.dtype([("begun", "<u4"), ("crc", "<u4"), ("image", "<f4", (height, width, channels))])
+        self._image = np.dtype(
+            [
+                ("begun", "<u4"),
+                ("crc", "<u4"),  # of the image, and of the choices after it
+                ("choices", "u1", (_CHOICES_BYTES,)),
+                ("image", "<f4", (height, width, channels)),
+            ]
+        )
         flow = (2, height, width)
         self._slot = np.dtype([("state", _STATE), ("start", "<f4", flow), ("total", "<f8", flow)])
         self._slots_at = header_bytes + self._image.itemsize
@@ -132,6 +143,7 @@ class Journal:
         self._row_bytes = len(COLUMNS) * 8
         self.n_bytes = self._statistics_at + n_frames * self._row_bytes
         self.reference: NDArray[np.float32] | None = None
+        self.choices: dict[str, Any] = {}
         self.checkpoint: Checkpoint | None = None
         self.complete = False
         self._writers: Sequence[ReservedFileWriter] = ()
@@ -220,12 +232,15 @@ class Journal:
             if writer.checksum(self.checkpoint.finished - 1) != checksum:
                 raise JournalError(f"{writer.pending.path!r} is not what its journal says was written")
 
-    def begin(self, reference: NDArray[np.float32]) -> None:
-        """Note the raw reference."""
-        self.reference = reference
+    def begin(self, reference: NDArray[np.float32], choices: Mapping[str, Any]) -> None:
+        """Note the raw reference, and what was chosen by the recording, as JSON can hold it."""
+        text = json.dumps(dict(choices)).encode()
+        self.reference, self.choices = reference, json.loads(text)
         image = np.ascontiguousarray(reference, "<f4")
-        head = np.array([1, _crc(image)], "<u4")
-        self._write(self._image_at + head.nbytes, image)
+        padded = np.frombuffer(text.ljust(_CHOICES_BYTES), np.uint8)
+        head = np.array([1, _crc(padded, _crc(image))], "<u4")
+        self._write(self._image_at + head.nbytes, padded)
+        self._write(self._image_at + head.nbytes + _CHOICES_BYTES, image)
         self._write(self._image_at, head)
 
     def record(self, checkpoint: Checkpoint) -> None:
@@ -290,9 +305,10 @@ class Journal:
         image = self._read(self._image_at, self._image)
         if not image["begun"]:
             return
-        if _crc(image["image"]) != image["crc"]:
+        if _crc(image["choices"], _crc(image["image"])) != image["crc"]:
             raise JournalError(f"{self.path!r} is damaged: its reference is not what was written")
         self.reference = image["image"].astype(np.float32)
+        self.choices = json.loads(image["choices"].tobytes())
         found = [(k, slot) for k in range(_SLOTS) if (slot := self._whole_slot(k)) is not None]
         if not found:
             if any(self._read(self._slot_at(k), _STATE)["crc"] for k in range(_SLOTS)):

@@ -163,7 +163,7 @@ class Registration:
             return journal.reference
         reference = self._build_reference(report)
         if journal is not None:
-            journal.begin(reference)
+            journal.begin(reference, {})
         return reference
 
     def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:

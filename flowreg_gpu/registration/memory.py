@@ -203,7 +203,7 @@ class RunMemory:
         """
         finest = plan_levels(self._height, self._width, self._options).levels[-1]
         whole, solved = 8 + 8 * self._channels, 58 + 82 * self._channels
-        if self._options.cc_initialization:
+        if self._options.cc_initialization:  # also 'auto', which may
             whole += 20 + 4 * self._channels
         return self._pixels * whole + finest.height * finest.width * solved
 

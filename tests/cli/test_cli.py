@@ -70,7 +70,18 @@ def test_help_of_the_options_is_that_of_their_fields(capsys: pytest.CaptureFixtu
         assert field.metadata["description"] in told
         for choice in field.metadata["choices"]:
             assert choice in told
-    for default in ("(1.5)", "(quality)", "(from quality)", "(100)", "(1,1,0.1)", "(true)", "(false)", "(256)", "(10)"):
+    for default in (
+        "(auto)",
+        "(quality)",
+        "(from quality)",
+        "(100)",
+        "(1,1,0.1)",
+        "(true)",
+        "(none)",
+        "(0.8)",
+        "(256)",
+        "(10)",
+    ):
         assert default in told
 
 
