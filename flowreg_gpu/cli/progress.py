@@ -23,6 +23,7 @@ class ProgressBar:
 
     TITLES = {  # noqa: RUF012
         "reference": "building the reference",
+        "choices": "choosing alpha",
         "start": "first start flow",
         "frames": "registering",
         "smooth": "smoothing",

@@ -11,7 +11,7 @@ from flowreg_gpu.cpu.jit import compiled
 from flowreg_gpu.cpu.pyramid import resize
 from flowreg_gpu.model.preprocessing import Preprocessing
 
-__all__ = ["preprocess"]
+__all__ = ["preprocess", "preprocess_rows"]
 
 
 def preprocess(window: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -22,6 +22,25 @@ def preprocess(window: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np
     smooth = np.empty_like(planes)
     for channel, tables in enumerate(preprocessing.spatial):
         resize(planes[channel : channel + 1], tables, out=smooth[channel : channel + 1])
+    return smooth
+
+
+def preprocess_rows(window: NDArray[Any], rows: NDArray[np.bool_], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """As `preprocess`, from some rows (H,) alone, by normalised convolution (Knutsson and Westin 1993).
+
+    Pixels of the other rows count for nothing in the sums, and what the filter finds is divided by what it finds in a
+    mask of these rows. Where it finds none of them the result is 0.
+    """
+    _, height, width, channels = window.shape
+    planes = np.empty((channels, height, width), np.float32)
+    _normalize(window, preprocessing.temporal, preprocessing.minimum, preprocessing.scale, planes)
+    planes[:, ~rows] = 0
+    mask = np.ascontiguousarray(np.broadcast_to(rows[:, None].astype(np.float32), (1, height, width)))
+    smooth = np.empty_like(planes)
+    for channel, tables in enumerate(preprocessing.spatial):
+        present = resize(mask, tables)[0]
+        np.divide(resize(planes[channel : channel + 1], tables)[0], present, out=smooth[channel], where=present > 0)
+        smooth[channel][present <= 0] = 0
     return smooth
 
 

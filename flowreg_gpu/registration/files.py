@@ -30,6 +30,7 @@ from flowreg_gpu.io import (
     partial_name,
     recording_digest,
 )
+from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.journal import Journal, JournalError, journal_name
 from flowreg_gpu.registration.loop import Registration, StageProgress
 from flowreg_gpu.registration.summary import Summary
@@ -79,7 +80,7 @@ class FileRegistration:
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
             self._inputs = {path: stamp(path) for path in _named_files(reader, arguments)}
-            self.registration = Registration(reader, keep_flow=flow_file is not None, **arguments)
+            self.registration = Registration(reader, keep_flow=flow_file is not None, measure_unseen=True, **arguments)
             outputs = [target] if flow_file is None else [target, flow_file]
             given = _given(reader, self.registration, outputs, axes, channels, arguments)
             journal = _open_journal(target, resume, overwrite)
@@ -213,6 +214,7 @@ class FileRegistration:
             nonfinite_pixels=journal.checkpoint.nonfinite,
             verification=None,
             resumed_at=journal.checkpoint.finished,
+            choices=Choices.from_dict(journal.choices),
         )
 
 

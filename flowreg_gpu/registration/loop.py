@@ -23,10 +23,12 @@ from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
+from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.journal import Checkpoint, Journal
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import (
+    BuiltReference,
     ReferenceLike,
     build_reference,
     read_window,
@@ -35,11 +37,12 @@ from flowreg_gpu.registration.reference import (
 )
 from flowreg_gpu.registration.start_flow import StartFlow
 from flowreg_gpu.registration.summary import COLUMNS, Summary
+from flowreg_gpu.registration.tuning import Tuner, choose_alpha, sample_frames, sample_size, undecided
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
 __all__ = ["FrameCounter", "Registration", "StageProgress"]
 
-#: Called with the stage ("reference", "start", "frames"), frames finished in it, and frames in it.
+#: Called with the stage ("reference", "choices", "start", "frames"), frames finished in it, and frames in it.
 StageProgress = Callable[[str, int, int], None]
 
 
@@ -68,6 +71,9 @@ class Registration:
         Limit of the memory of process, workers and shared memory, in bytes or as '2GB': the batch is made smaller.
     keep_flow : bool
         False where `run` will get no writer for flows, so that they take no memory.
+    measure_unseen : bool
+        Whether the summary is to have the correlation of pixels that a flow has not seen; it takes the time of some
+        frames.
 
     Attributes
     ----------
@@ -95,6 +101,7 @@ class Registration:
         least_frames: int = 2,
         memory: int | str | None = None,
         keep_flow: bool = True,
+        measure_unseen: bool = False,
     ) -> None:
         limit = None if memory is None else parse_memory(memory)
         self.options = merge_options(options, {})
@@ -110,7 +117,7 @@ class Registration:
             positive_integer("batch", batch)
         if verify and positive_integer("verify", verify) > reader.n_frames:
             raise ValueError(f"verify={verify} is more than the {reader.n_frames} frames of the recording")
-        self._verify = verify
+        self._verify, self._measures = verify, measure_unseen
         self._start_flow = start_flow or StartFlow.from_options(self.options)
         self._bad_frames = BadFrames(bad_frames, reader)
         self._reference = resolve_reference(reference, reader, self._bad_frames)
@@ -118,7 +125,13 @@ class Registration:
         self.executor = create_executor(executor, n_workers)
         builds_reference = isinstance(self._reference, list)
         self.memory = RunMemory(
-            reader, self.options, self.executor, keep_flow=keep_flow, verify=verify, builds_reference=builds_reference
+            reader,
+            self.options,
+            self.executor,
+            keep_flow=keep_flow,
+            verify=verify,
+            builds_reference=builds_reference,
+            chooses=self._looks_ahead,
         ).plan(batch, self._start_flow.window, limit)
         self.batch = self.memory.batch
 
@@ -140,7 +153,8 @@ class Registration:
             if self._owns_executor:
                 stack.enter_context(self.executor)
             stack.enter_context(self.executor.in_use())
-            job = self._job(self._known_reference(journal, report))
+            reference, choices = self._prepared(journal, report)
+            job = self._job(reference, choices.options(self.options))
             verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
             self.executor.start_recording(job)
             if checkpoint is None:
@@ -155,30 +169,72 @@ class Registration:
             nonfinite_pixels=nonfinite,
             verification=None if verifier is None else verifier.summary(),
             resumed_at=checkpoint.finished,
+            choices=choices,
         )
 
-    def _known_reference(self, journal: Journal | None, report: StageProgress) -> NDArray[np.float32]:
-        """The journal's reference, else a new one, which is noted there."""
+    def _prepared(self, journal: Journal | None, report: StageProgress) -> tuple[NDArray[np.float32], Choices]:
+        """The journal's reference and choices, else new ones, which are noted there."""
         if journal is not None and journal.reference is not None:
-            return journal.reference
-        reference = self._build_reference(report)
+            return journal.reference, Choices.from_dict(journal.choices)
+        samples = self._samples()
+        reference = self._build_reference(samples, report)
+        choices = self._choose(reference.disjoint, samples, report)
         if journal is not None:
-            journal.begin(reference, {})
-        return reference
+            journal.begin(reference.image, choices.to_dict())
+        return reference.image, choices
 
-    def _build_reference(self, report: StageProgress) -> NDArray[np.float32]:
+    @property
+    def _looks_ahead(self) -> bool:
+        """Whether some frames are looked at before the run."""
+        return self._measures or self.options.is_auto("alpha")
+
+    def _samples(self) -> list[int]:
+        """Frames that the recording is judged by: good ones, and none of the reference where there are enough."""
+        if not self._looks_ahead:
+            return []
+        in_reference = set(self._reference) if isinstance(self._reference, list) else set()
+        spare = [number for number in range(self.reader.n_frames) if number not in in_reference]
+        most = sample_size(self.reader.height, self.reader.width)
+        candidates = spare if len(spare) >= most else range(self.reader.n_frames)
+        good = []
+        for number in sample_frames(candidates, 2 * most):
+            with contextlib.suppress(Exception):  # the run says so in its turn, and keeps the frames before
+                if not self._bad_frames.contains(number, self.reader.read(number, number + 1)[0]):
+                    good.append(number)
+        return sample_frames(good, min(most, max(self.reader.n_frames // 2, 1)))
+
+    def _build_reference(self, left_out: Sequence[int], report: StageProgress) -> BuiltReference:
         if not isinstance(self._reference, list):
-            return self._reference
+            return BuiltReference(self._reference, self._reference)
         count = FrameCounter(report, "reference", len(self._reference))
         size = self.memory.reference_batch
-        return build_reference(self.reader, self._reference, self.options, self.executor, size, count)
+        options = Choices(undecided(self.options)).options(self.options)
+        return build_reference(self.reader, self._reference, options, self.executor, size, count, left_out)
 
-    def _job(self, reference: NDArray[np.float32]) -> Job:
+    def _choose(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Choices:
+        """What is left to the recording, and what can be measured on pixels that a flow has not seen."""
+        job = Job.from_raw(options=self.options, reference=reference)
+        windows = {}
+        for number in samples:
+            with contextlib.suppress(Exception):  # as in `_samples`
+                windows[number] = self._read(job, number, number + 1).frames
+        count = FrameCounter(report, "choices", 0)
+        size = self.memory.reference_batch
+        tuner = Tuner(windows, job, self.options, self.executor, size, count) if windows else None
+        alpha = None
+        if self.options.is_auto("alpha"):
+            alpha = undecided(self.options) if tuner is None else choose_alpha(tuner)
+        unseen = None
+        if tuner is not None and self._measures:
+            unseen = tuner.unseen(Choices(alpha).options(self.options))
+        return Choices(alpha, unseen)
+
+    def _job(self, reference: NDArray[np.float32], options: Options) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-        job, constant = Job.from_raw(options=self.options, reference=reference), low == high
+        job, constant = Job.from_raw(options=options, reference=reference), low == high
         if np.all(constant):
             warnings.warn(f"the reference is constant ({low.tolist()}): the flow is zero", RuntimeWarning, stacklevel=4)
-        elif self.options.weight is not None:
+        elif options.weight is not None:
             used = job.mean_weight > 0
             alone = "" if np.any(used & ~constant) else ", and no other has weight: the flow is zero"
             for channel in np.flatnonzero(constant & used):
@@ -252,15 +308,16 @@ class Registration:
         return [frames[first : first + self.batch] for first in range(0, len(frames), self.batch)]
 
     def _reading(self, job: Job, windows: Sequence[range]) -> ReadAhead[ReadFrames]:
-        """Frames with halo of every batch of the windows, without bad ones and pixels that are not finite."""
-
-        def read(first: int, stop: int) -> ReadFrames:
-            frames = read_window(self.reader, first, stop, job.halo)
-            bad = self._bad_frames.among(window_numbers(first, stop, job.halo, self.reader.n_frames), frames)
-            return ReadFrames.prepare(frames, bad, job.reference, job.halo)
+        """Frames with halo of every batch of the windows."""
 
         spans = [(span.start, span.stop) for frames in windows for span in self._spans(frames)]
-        return ReadAhead(read, spans, self.reader.threaded)
+        return ReadAhead(functools.partial(self._read, job), spans, self.reader.threaded)
+
+    def _read(self, job: Job, first: int, stop: int) -> ReadFrames:
+        """Frames `first` to `stop` with halo, without bad ones and pixels that are not finite."""
+        frames = read_window(self.reader, first, stop, job.halo)
+        bad = self._bad_frames.among(window_numbers(first, stop, job.halo, self.reader.n_frames), frames)
+        return ReadFrames.prepare(frames, bad, job.reference, job.halo)
 
     def _batches(
         self, job: Job, window: _Window, reading: ReadAhead[ReadFrames]

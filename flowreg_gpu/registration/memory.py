@@ -22,6 +22,7 @@ from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.reference import EXTRA_SIGMA
 from flowreg_gpu.registration.start_flow import FIRST_FLOWS
+from flowreg_gpu.registration.tuning import sample_size
 
 __all__ = ["MemoryPlan", "RunMemory", "parse_memory"]
 
@@ -92,6 +93,8 @@ class RunMemory:
         Frames that are registered on the CPU too.
     builds_reference : bool
         Whether the reference is made of frames.
+    chooses : bool
+        Whether some frames are looked at before the run.
     """
 
     def __init__(
@@ -103,12 +106,13 @@ class RunMemory:
         keep_flow: bool,
         verify: int = 0,
         builds_reference: bool = True,
+        chooses: bool = False,
     ) -> None:
         self._n_frames, self._height, self._width, self._channels = reader.shape
         self._pixels = self._height * self._width
         self._dtype, self._options, self._executor = reader.dtype, options, executor
         self._writes_flow, self._keeps_flow, self._verify = keep_flow, keep_flow or verify > 0, verify
-        self._builds_reference = builds_reference
+        self._builds_reference, self._chooses = builds_reference, chooses
         sigma = options.sigma_per_channel(self._channels)
         self._halo, self._reference_halo = _halo(sigma), _halo(sigma + np.array(EXTRA_SIGMA))
         self._process = _process_bytes()
@@ -166,13 +170,14 @@ class RunMemory:
         """Memory with batches of so many frames, at most."""
         recording, executor = self._recording(batch)
         reference, executor_then = self._reference(self._reference_batch(batch)) if self._builds_reference else (0, 0)
+        choosing, executor_before = self._choosing(self._reference_batch(batch)) if self._chooses else (0, 0)
         choosing_solver = self._pixels * (8 + 41 * self._channels)
         return (
             self._process
             + 3 * self._single  # reference, its planes, weights
             + self._executor.working_memory(max(self._scratch(), _FILTERED_FRAMES * self._single))
-            + max(recording, reference, choosing_solver)
-            + max(executor, executor_then)  # blocks of shared memory do not shrink
+            + max(recording, reference, choosing, choosing_solver)
+            + max(executor, executor_then, executor_before)  # blocks of shared memory do not shrink
             + (self._verification() if self._verify else 0)
         )
 
@@ -194,6 +199,14 @@ class RunMemory:
         frames = (batch + 2 * self._reference_halo) * self._single
         sums = 6 * self._single  # two in float64, and two means
         return 2 * frames + sums, self._executor.batch_memory(frames, batch * self._single)
+
+    def _choosing(self, batch: int) -> tuple[int, int]:
+        """The same for the halves of some frames that the recording is judged by."""
+        count = min(sample_size(self._height, self._width), max(self._n_frames // 2, 1))
+        batch = min(batch, count)
+        windows = count * (1 + 2 * self._halo) * self._stored
+        frames, flows = batch * self._single, batch * self._flow
+        return windows + 2 * count * self._single + frames, self._executor.batch_memory(2 * frames, frames + flows)
 
     def _scratch(self) -> int:
         """Bytes that a worker needs to register a frame, the pyramid of the reference included.

@@ -6,9 +6,9 @@ import itertools
 import operator
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from flowreg_gpu.registration.bad_frames import BadFrames
 
 __all__ = [
     "DEFAULT_FRAMES",
+    "BuiltReference",
     "ReferenceLike",
     "Selection",
     "build_reference",
@@ -167,6 +168,16 @@ class Selection(FrameReader):
         return out
 
 
+class BuiltReference(NamedTuple):
+    """A reference (H, W, C) float32, in the frames' values, and the same without the frames that were to be left out.
+
+    Where no frame is left for the latter, it is the reference.
+    """
+
+    image: NDArray[np.float32]
+    disjoint: NDArray[np.float32]
+
+
 def build_reference(
     reader: FrameReader,
     frames: Sequence[int],
@@ -174,8 +185,9 @@ def build_reference(
     executor: BaseExecutor,
     batch: int,
     progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """Average of the frames after registering them to their mean; (H, W, C) float32, in the frames' values.
+    left_out: Collection[int] = (),
+) -> BuiltReference:
+    """Average of the frames after registering them to their mean, and that of all but some of them.
 
     Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
     """
@@ -183,7 +195,7 @@ def build_reference(
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
         image: NDArray[np.float32] = selection.read(0, 1)[0]
-        return image
+        return BuiltReference(image, image)
     sigma = options.sigma_per_channel(channels) + np.array(EXTRA_SIGMA)
     raw = Preprocessing.build(np.zeros(channels, np.float32), np.ones(channels, np.float32), sigma, height, width)
     mean_raw, mean_planes, low, high = _filtered_extent(selection, raw, batch, executor.n_workers)
@@ -198,16 +210,24 @@ def build_reference(
     executor.start_recording(job)
     start = np.zeros((2, height, width), np.float32)
     total, count = np.zeros((height, width, channels)), 0
+    total_left_out, count_left_out = np.zeros_like(total), 0
     for begin in range(0, n_frames, batch):
         end = min(begin + batch, n_frames)
         window = read_window(selection, begin, end, raw.halo)
         result = executor.register_batch(Batch(window, start, job.halo, keep_flow=False, progress=progress))
         usable = unflagged(result.statistics)
-        for registered in itertools.compress(result.registered, usable):  # one by one: the batch must not matter
-            total += registered
+        numbers = frames[begin:end]
+        for number, registered in itertools.compress(zip(numbers, result.registered, strict=True), usable):
+            total += registered  # one by one: the batch must not matter
             count += 1
+            if number in left_out:
+                total_left_out += registered
+                count_left_out += 1
         del window, result  # their memory, before another batch is read
-    return (total / count).astype(np.float32) if count else mean_raw
+    image = (total / count).astype(np.float32) if count else mean_raw
+    if count == count_left_out:
+        return BuiltReference(image, image)
+    return BuiltReference(image, ((total - total_left_out) / (count - count_left_out)).astype(np.float32))
 
 
 def _filtered_extent(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import FLAGS, STATISTICS
+from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.verification import Verification
 
 __all__ = ["COLUMNS", "Summary", "list_frames"]
@@ -44,6 +45,8 @@ class Summary:
         Frames that an earlier run had finished, where this one went on with it.
     changed_inputs : tuple of str
         Files that were changed while they were read: the output may mix old and new frames.
+    choices : Choices
+        What was chosen by the recording, and the correlation of pixels that the flow has not seen.
     """
 
     n_frames: int
@@ -57,6 +60,7 @@ class Summary:
     verification: Verification | None = None
     resumed_at: int = 0
     changed_inputs: tuple[str, ...] = ()
+    choices: Choices = dataclasses.field(default_factory=Choices)
 
     @property
     def frames_per_second(self) -> float:
@@ -84,9 +88,13 @@ class Summary:
         if len(used["mean_disp"]):
             lines += [
                 f"displacement: mean {used['mean_disp'].mean():.2f} px, largest {used['max_disp'].max():.2f} px",
-                f"correlation with the reference: {used['correlation_before'].mean():.4f} before, "
+                str(self.choices.unseen)
+                if self.choices.unseen
+                else f"correlation with the reference: {used['correlation_before'].mean():.4f} before, "
                 f"{used['correlation_after'].mean():.4f} after",
             ]
+        if self.choices.alpha is not None:
+            lines.insert(1, str(self.choices.alpha))
         if len(self.bad_frames):
             lines.append(f"bad frames, left as they were: {len(self.bad_frames)} ({list_frames(self.bad_frames)})")
         if self.constant_frames:
@@ -110,6 +118,7 @@ class Summary:
         nonfinite_pixels: int,
         verification: Verification | None,
         resumed_at: int = 0,
+        choices: Choices | None = None,
     ) -> Summary:
         """Summary of frames with the statistics (T, 9) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
@@ -137,6 +146,7 @@ class Summary:
             nonfinite_pixels,
             verification,
             resumed_at,
+            choices=choices or Choices(),
         )
 
 

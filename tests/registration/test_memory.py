@@ -117,7 +117,7 @@ def test_more_of_anything_takes_more(monkeypatch):
     reader = ArrayReader(np.zeros((30, 64, 70, 2), np.uint16))
 
     def n_bytes(executor=None, options=None, reader=reader, batch=8, **wanted):
-        executor, options = executor or fg.ThreadingExecutor(2), Options(**(options or {}))
+        executor, options = executor or fg.ThreadingExecutor(2), Options.without_choices(**(options or {}))
         return RunMemory(reader, options, executor, **{"keep_flow": False, **wanted}).n_bytes(batch)
 
     plain = n_bytes()
@@ -125,6 +125,8 @@ def test_more_of_anything_takes_more(monkeypatch):
     assert n_bytes(keep_flow=True) > plain
     assert n_bytes(verify=3) > plain
     assert n_bytes(options={"cc_initialization": True}) > plain
+    assert n_bytes(options={"cc_initialization": "auto"}) > plain
+    assert n_bytes(chooses=True) > plain
     assert n_bytes(options={"quality": "fast"}) < plain
     assert n_bytes(options={"sigma": (1, 1, 2)}) > plain
     assert n_bytes(executor=fg.ThreadingExecutor(3)) > plain

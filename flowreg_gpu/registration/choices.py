@@ -1,0 +1,49 @@
+"""What was chosen by the recording before a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flowreg_gpu.options import Options
+from flowreg_gpu.registration.tuning import AlphaChoice, Unseen
+
+__all__ = ["Choices"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What was chosen by the recording, and measured on it, before the run; None where it was not asked for.
+
+    Attributes
+    ----------
+    alpha : AlphaChoice or None
+    unseen : Unseen or None
+    """
+
+    alpha: AlphaChoice | None = None
+    unseen: Unseen | None = None
+
+    def options(self, options: Options) -> Options:
+        """The options with what was chosen in the place of 'auto'."""
+        if self.alpha is not None and options.is_auto("alpha"):
+            return options.replace(alpha=self.alpha.alpha)
+        return options
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Choices:
+        """From what `to_dict` made, also by way of JSON."""
+        alpha, unseen = values["alpha"], values["unseen"]
+        return cls(
+            None if alpha is None else AlphaChoice(**{name: _tuples(value) for name, value in alpha.items()}),
+            None if unseen is None else Unseen(**{name: _tuples(value) for name, value in unseen.items()}),
+        )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
