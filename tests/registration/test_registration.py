@@ -1074,9 +1074,8 @@ def partial_warnings(caught):
 def test_fault_in_the_middle(movie_file, tmp_path, flow_file):
     path, movie = movie_file
     expected, flow = fg.register(movie.frames, movie.truth, "sequential", batch=4, **FAST)
-    executor = RecordingExecutor(
-        fail_at=1 + 3 + 1
-    )  # halves of some frames: 1; start: 3 batches; then the second of the recording
+    # two batches of halves of frames, three for the start; then the second one of the recording
+    executor = RecordingExecutor(fail_at=2 + 3 + 1)
     with (
         pytest.warns(RuntimeWarning) as caught,
         pytest.raises(InterruptedError, match="the plug was pulled"),
