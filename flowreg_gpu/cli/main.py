@@ -17,6 +17,7 @@ __all__ = ["main"]
 #: Commands, which are modules of this package with `add_arguments` and `run`, and a line about each.
 COMMANDS = {
     "register": "register a TIFF recording",
+    "tune": "try every smoothness on some frames, and say which one would be chosen",
     "apply": "warp a recording, such as another channel, by a saved flow",
     "demo": "make a movie with known motion, register it, and measure the error",
     "smooth": "filter a recording by a Gaussian in space and time",

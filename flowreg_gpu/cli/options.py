@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 
 from flowreg_gpu.executors import EXECUTORS
 from flowreg_gpu.options import AUTO, Options
+from flowreg_gpu.registration.reference import DEFAULT_FRAMES
 
 __all__ = [
     "add_execution",
     "add_files",
     "add_keeping",
     "add_options",
+    "add_reading",
     "chosen_files",
     "chosen_options",
+    "parse_bad_frames",
     "parse_reference",
     "whole_number",
 ]
@@ -48,6 +51,23 @@ def add_files(parser: argparse.ArgumentParser, result: str) -> None:
 def add_keeping(parser: argparse.ArgumentParser) -> None:
     """Add the flag without which no file is replaced."""
     parser.add_argument("--overwrite", action="store_true", help="replace outputs, complete or partial, that exist")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a recording is read, and what its reference is."""
+    frames = f"{DEFAULT_FRAMES.start}:{DEFAULT_FRAMES.stop}"
+    parser.add_argument(
+        "--reference", metavar="R", help=f"image file, taken as it is, or frames START:STOP, averaged ({frames})"
+    )
+    parser.add_argument(
+        "--bad-frames",
+        default="auto",
+        metavar="B",
+        help="frames left as they are: auto finds those without an image; none; a file with a number on every line; or "
+        "numbers and ranges, e.g. 7,50:60 (%(default)s)",
+    )
+    parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
+    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +114,20 @@ def parse_reference(text: str | None) -> str | slice | None:
         return text  # a file whose name has a colon
     start, stop = (int(part) if part.strip() else None for part in parts)
     return slice(start, stop)
+
+
+def parse_bad_frames(text: str) -> str | list[int] | None:
+    """'auto', 'none', or numbers and ranges 'I,J,A:B'; anything else is a file."""
+    if text in ("auto", "none"):
+        return text if text == "auto" else None
+    numbers: list[int] = []
+    for item in text.split(","):
+        parts = item.split(":")
+        if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+            return text
+        start = int(parts[0])
+        numbers += range(start, int(parts[1])) if len(parts) == 2 else [start]
+    return numbers
 
 
 def _help(field: dataclasses.Field[Any]) -> str:

@@ -8,15 +8,16 @@ from flowreg_gpu.cli.options import (
     add_execution,
     add_files,
     add_options,
+    add_reading,
     chosen_files,
     chosen_options,
+    parse_bad_frames,
     parse_reference,
     whole_number,
 )
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.files import FileRegistration
-from flowreg_gpu.registration.reference import DEFAULT_FRAMES
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,20 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run of the same arguments that ended early, if there is one"
     )
-    frames = f"{DEFAULT_FRAMES.start}:{DEFAULT_FRAMES.stop}"
-    parser.add_argument(
-        "--reference", metavar="R", help=f"image file, taken as it is, or frames START:STOP, averaged ({frames})"
-    )
-    parser.add_argument(
-        "--bad-frames",
-        default="auto",
-        metavar="B",
-        help="frames left as they are: auto finds those without an image; none; a file with a number on every line; or "
-        "numbers and ranges, e.g. 7,50:60 (%(default)s)",
-    )
+    add_reading(parser)
     parser.add_argument("--flow", metavar="FILE", help="keep the flow: .h5, .hdf5, .tif or .tiff")
-    parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
-    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
     parser.add_argument(
         "--batch", type=whole_number, metavar="N", help="frames computed at a time; never changes the result"
     )
@@ -75,7 +64,7 @@ def run(chosen: argparse.Namespace) -> int:
             n_workers=chosen.workers,
             batch=chosen.batch,
             verify=chosen.verify,
-            bad_frames=_bad_frames(chosen.bad_frames),
+            bad_frames=parse_bad_frames(chosen.bad_frames),
             memory=chosen.memory,
             resume=chosen.resume,
             overwrite=chosen.overwrite,
@@ -95,17 +84,3 @@ def run(chosen: argparse.Namespace) -> int:
         return FAILED if summary.changed_inputs else 0
 
     return attempt(work)
-
-
-def _bad_frames(text: str) -> str | list[int] | None:
-    """'auto', 'none', or numbers and ranges 'I,J,A:B'; anything else is a file."""
-    if text in ("auto", "none"):
-        return text if text == "auto" else None
-    numbers: list[int] = []
-    for item in text.split(","):
-        parts = item.split(":")
-        if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
-            return text
-        start = int(parts[0])
-        numbers += range(start, int(parts[1])) if len(parts) == 2 else [start]
-    return numbers

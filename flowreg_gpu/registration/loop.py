@@ -37,7 +37,7 @@ from flowreg_gpu.registration.reference import (
 )
 from flowreg_gpu.registration.start_flow import StartFlow
 from flowreg_gpu.registration.summary import COLUMNS, Summary
-from flowreg_gpu.registration.tuning import Tuner, choose_alpha, sample_frames, sample_size, undecided
+from flowreg_gpu.registration.tuning import Tuner, Tuning, choose_alpha, sample_frames, sample_size, tune, undecided
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
 __all__ = ["FrameCounter", "Registration", "StageProgress"]
@@ -149,10 +149,7 @@ class Registration:
         report = progress or (lambda stage, finished, total: None)
         began = time.perf_counter()
         checkpoint = None if journal is None else journal.checkpoint
-        with contextlib.ExitStack() as stack:
-            if self._owns_executor:
-                stack.enter_context(self.executor)
-            stack.enter_context(self.executor.in_use())
+        with self._using_executor():
             reference, choices = self._prepared(journal, report)
             job = self._job(reference, choices.options(self.options))
             verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
@@ -171,6 +168,32 @@ class Registration:
             resumed_at=checkpoint.finished,
             choices=choices,
         )
+
+    def tune(self, progress: StageProgress | None = None) -> Tuning:
+        """Try every `alpha` on some frames, and say what it does; nothing is registered.
+
+        Raises
+        ------
+        ValueError
+            No frame that could be looked at.
+        """
+        report = progress or (lambda stage, finished, total: None)
+        with self._using_executor():
+            samples = self._samples()
+            reference = self._build_reference(samples, report)
+            tuner = self._tuner(reference.disjoint, samples, report)
+            if tuner is None:
+                raise ValueError("none of the frames can be looked at: they are bad, or cannot be read")
+            return tune(tuner)
+
+    @contextlib.contextmanager
+    def _using_executor(self) -> Iterator[None]:
+        """The executor is for this alone, and ends with it where it was made for it."""
+        with contextlib.ExitStack() as stack:
+            if self._owns_executor:
+                stack.enter_context(self.executor)
+            stack.enter_context(self.executor.in_use())
+            yield
 
     def _prepared(self, journal: Journal | None, report: StageProgress) -> tuple[NDArray[np.float32], Choices]:
         """The journal's reference and choices, else new ones, which are noted there."""
@@ -213,14 +236,7 @@ class Registration:
 
     def _choose(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Choices:
         """What is left to the recording, and what can be measured on pixels that a flow has not seen."""
-        job = Job.from_raw(options=self.options, reference=reference)
-        windows = {}
-        for number in samples:
-            with contextlib.suppress(Exception):  # as in `_samples`
-                windows[number] = self._read(job, number, number + 1).frames
-        count = FrameCounter(report, "choices", 0)
-        size = self.memory.reference_batch
-        tuner = Tuner(windows, job, self.options, self.executor, size, count) if windows else None
+        tuner = self._tuner(reference, samples, report) if samples else None
         alpha = None
         if self.options.is_auto("alpha"):
             alpha = undecided(self.options) if tuner is None else choose_alpha(tuner)
@@ -228,6 +244,16 @@ class Registration:
         if tuner is not None and self._measures:
             unseen = tuner.unseen(Choices(alpha).options(self.options))
         return Choices(alpha, unseen)
+
+    def _tuner(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Tuner | None:
+        """Measures the frames `samples` against a reference without them; None where none of them can be read."""
+        job = Job.from_raw(options=self.options, reference=reference)
+        windows = {}
+        for number in samples:
+            with contextlib.suppress(Exception):  # as in `_samples`
+                windows[number] = self._read(job, number, number + 1).frames
+        count = FrameCounter(report, "choices", len(windows))
+        return Tuner(windows, job, self.options, self.executor, self.memory.reference_batch, count) if windows else None
 
     def _job(self, reference: NDArray[np.float32], options: Options) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))

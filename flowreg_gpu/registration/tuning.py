@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,19 @@ from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.model.relaxation import STIFFNESS
 from flowreg_gpu.options import Options
 
-__all__ = ["AlphaChoice", "Trial", "Tuner", "Unseen", "choose_alpha", "sample_frames", "sample_size", "undecided"]
+__all__ = [
+    "AlphaChoice",
+    "AlphaTrial",
+    "Trial",
+    "Tuner",
+    "Tuning",
+    "Unseen",
+    "choose_alpha",
+    "sample_frames",
+    "sample_size",
+    "tune",
+    "undecided",
+]
 
 # Frames that are looked at, by the flow of one half each for every value tried: so many frames choose better than half
 # as many by the flows of both halves. Large frames have many tiles, so that fewer of them do.
@@ -110,6 +123,57 @@ class Unseen:
             f"correlation with the reference, of pixels that the flow did not see: "
             f"{self.before:.4f} before, {self.after:.4f} after ({len(self.frames)} frames)"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaTrial:
+    """What one `alpha` does to the frames that are looked at.
+
+    Attributes
+    ----------
+    alpha : float
+    unexplained : float
+        Of pixels that the flow has not seen; see `AlphaChoice`.
+    correlation : float
+        Of these pixels with the reference, after registration.
+    displacement : float
+        Mean over pixels and frames, pixels.
+    seconds : float
+        Wall-clock time of a frame, with this executor.
+    """
+
+    alpha: float
+    unexplained: float
+    correlation: float
+    displacement: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Every `alpha` that is ever tried, and which one would be chosen; `str` makes a table of it.
+
+    Attributes
+    ----------
+    choice : AlphaChoice
+    before : float
+        Correlation with the reference before registration, of the pixels that the flows have not seen.
+    trials : tuple of AlphaTrial
+    """
+
+    choice: AlphaChoice
+    before: float
+    trials: tuple[AlphaTrial, ...]
+
+    def __str__(self) -> str:
+        best = min((trial.unexplained for trial in self.trials), default=0.0)
+        lines = [
+            f"{trial.alpha:7g}  {trial.unexplained - best:11.5f}  {trial.correlation:11.4f}  "
+            f"{trial.displacement:8.2f} px  {1000 * trial.seconds:8.1f} ms"
+            for trial in self.trials
+        ]
+        head = "  alpha  unexplained  correlation  displacement  a frame"
+        return "\n".join([head, *lines, f"correlation before registration: {self.before:.4f}", str(self.choice)])
 
 
 def sample_size(height: int, width: int) -> int:
@@ -205,8 +269,9 @@ class Tuner:
         self._compared = np.ascontiguousarray(compared, np.float32)
         self.most_tiles = math.prod(tile_grid(height, width)) * len(windows)
         self._used = job.mean_weight > 0  # channels
+        self._trials: dict[float, Trial] = {}
 
-    def _flows(self, options: Options) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def flows(self, options: Options) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Index of every frame, and the flow (2, H, W) of its half that is seen."""
         job = Job.from_preprocessed(
             options=options,
@@ -224,9 +289,14 @@ class Tuner:
                 yield index, np.ascontiguousarray(np.moveaxis(flow, -1, 0))
 
     def trial(self, alpha: float) -> Trial:
-        """What the flows of an `alpha` predict."""
+        """What the flows of an `alpha` predict; it is tried once."""
+        if alpha not in self._trials:
+            self._trials[alpha] = self._try(alpha)
+        return self._trials[alpha]
+
+    def _try(self, alpha: float) -> Trial:
         unexplained, outside = [], []
-        for index, flow in self._flows(self.options.replace(alpha=alpha)):
+        for index, flow in self.flows(self.options.replace(alpha=alpha)):
             warped, weight = self._warped(index, flow)
             correlations, left = tile_correlations(warped, self._job.reference_planes, weight, flow)
             used = np.maximum(correlations[self._used].reshape(np.count_nonzero(self._used), -1), 0)
@@ -242,7 +312,7 @@ class Tuner:
     def unseen(self, options: Options) -> Unseen:
         """Correlation of unseen pixels with the reference, by the flows of these options."""
         before, after = [], []
-        for index, flow in self._flows(options):
+        for index, flow in self.flows(options):
             before.append(self._correlation(self._unseen[index], self._compared[index % 2]))
             after.append(self._correlation(*self._warped(index, flow)))
         return Unseen(float(np.mean(before)), float(np.mean(after)), self.frames)
@@ -255,12 +325,31 @@ class Tuner:
         return total
 
 
+def tune(tuner: Tuner) -> Tuning:
+    """Try every value, and describe what it does."""
+    choice, trials = choose_alpha(tuner), []
+    alphas = _alphas(tuner.options)
+    unexplained, _ = _curves([tuner.trial(alpha) for alpha in alphas])
+    relative = unexplained.mean(axis=0) if len(unexplained) else np.zeros(len(alphas))
+    for alpha, rest in zip(alphas, relative, strict=True):
+        began = time.perf_counter()
+        displacement = np.mean([np.hypot(*flow).mean() for _, flow in tuner.flows(tuner.options.replace(alpha=alpha))])
+        seconds = (time.perf_counter() - began) / len(tuner.frames)
+        unseen = tuner.unseen(tuner.options.replace(alpha=alpha))
+        trials.append(AlphaTrial(float(alpha), float(rest), unseen.after, float(displacement), seconds))
+    return Tuning(choice, unseen.before, tuple(trials))
+
+
+def _alphas(options: Options) -> NDArray[np.float64]:
+    """The values that are tried with a data term."""
+    return np.array(ALPHAS) / STIFFNESS[options.const_assumption]
+
+
 def choose_alpha(tuner: Tuner) -> AlphaChoice:
     """Try values until the best of them has a worse one on either side, and take the best between these."""
     if tuner.most_tiles < LEAST_TILES:
         return undecided(tuner.options, tuner.frames)
-    stiffness = STIFFNESS[tuner.options.const_assumption]
-    alphas = np.array(ALPHAS) / stiffness
+    alphas = _alphas(tuner.options)
     trials: dict[int, Trial] = {}
     missing = FIRST
     while missing:

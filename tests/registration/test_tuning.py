@@ -83,11 +83,11 @@ def test_what_the_flow_does_not_see_has_no_part_in_it():
     """Rows of the other half, and compared are those that lie two rows from the half that is seen."""
     frames, truth, _ = noisy(60)
     plain = tuner(frames, truth)
-    flows = dict(plain._flows(plain.options))
+    flows = dict(plain.flows(plain.options))
     changed = frames.copy()
     changed[2, 3:6], changed[4, 0:3], changed[6, 9:12] = 0, 0, 0  # of every other frame the other half is seen
     again = tuner(changed, truth)
-    for index, flow in again._flows(again.options):
+    for index, flow in again.flows(again.options):
         np.testing.assert_array_equal(flow, flows[index])
     rows = [np.flatnonzero(compared.any(axis=1)) for compared in plain._compared]
     np.testing.assert_array_equal(rows[0][:3], [4, 10, 16])
