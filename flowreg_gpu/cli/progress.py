@@ -23,6 +23,7 @@ class ProgressBar:
 
     TITLES = {  # noqa: RUF012
         "reference": "building the reference",
+        "alignment": "looking for jumps",
         "choices": "choosing alpha",
         "start": "first start flow",
         "frames": "registering",

@@ -338,8 +338,8 @@ class ReadFrames(NamedTuple):
         return cls(frames, bad[inner], originals, replace_nonfinite(frames, reference, halo))
 
     def put_back(self, result: BatchResult, reference: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Put the bad frames into the result as they were, and return its statistics with the column `bad`: (n, 9)."""
-        rows = np.column_stack([result.statistics, self.bad])
+        """Put the bad frames into the result as they were, and return its statistics with all columns: (n, 10)."""
+        rows = np.column_stack([result.statistics, self.bad, np.zeros(len(self.bad))])
         result.registered[self.bad] = self.originals
         for row, frame in zip(np.flatnonzero(self.bad), self.originals, strict=True):
             finite = np.isfinite(frame)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowreg_gpu.options import Options
+from flowreg_gpu.registration.jumps import AlignmentChoice
 from flowreg_gpu.registration.tuning import AlphaChoice, Unseen
 
 __all__ = ["Choices"]
@@ -20,16 +21,21 @@ class Choices:
     ----------
     alpha : AlphaChoice or None
     unseen : Unseen or None
+    alignment : AlignmentChoice or None
     """
 
     alpha: AlphaChoice | None = None
     unseen: Unseen | None = None
+    alignment: AlignmentChoice | None = None
 
     def options(self, options: Options) -> Options:
         """The options with what was chosen in the place of 'auto'."""
+        chosen: dict[str, Any] = {}
         if self.alpha is not None and options.is_auto("alpha"):
-            return options.replace(alpha=self.alpha.alpha)
-        return options
+            chosen["alpha"] = self.alpha.alpha
+        if self.alignment is not None and options.is_auto("cc_initialization"):
+            chosen["cc_initialization"] = self.alignment.aligned
+        return options.replace(**chosen)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -38,10 +44,13 @@ class Choices:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Choices:
         """From what `to_dict` made, also by way of JSON."""
-        alpha, unseen = values["alpha"], values["unseen"]
+        kinds = {"alpha": AlphaChoice, "unseen": Unseen, "alignment": AlignmentChoice}
+        chosen: dict[str, Any] = {name: values[name] for name in kinds if values[name] is not None}
         return cls(
-            None if alpha is None else AlphaChoice(**{name: _tuples(value) for name, value in alpha.items()}),
-            None if unseen is None else Unseen(**{name: _tuples(value) for name, value in unseen.items()}),
+            **{
+                name: kinds[name](**{field: _tuples(value) for field, value in fields.items()})
+                for name, fields in chosen.items()
+            }
         )
 
 

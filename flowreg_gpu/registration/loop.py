@@ -25,6 +25,7 @@ from flowreg_gpu.options import Options, check_size, merge_options, positive_int
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.journal import Checkpoint, Journal
+from flowreg_gpu.registration.jumps import SAMPLES, AlignmentChoice, SecondAttempt, choose_alignment
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import (
@@ -42,7 +43,8 @@ from flowreg_gpu.registration.verification import Verifier, spread_frames
 
 __all__ = ["FrameCounter", "Registration", "StageProgress"]
 
-#: Called with the stage ("reference", "choices", "start", "frames"), frames finished in it, and frames in it.
+#: Called with the stage ("reference", "alignment", "choices", "start", "frames"), frames finished in it, and frames in
+#: it.
 StageProgress = Callable[[str, int, int], None]
 
 
@@ -131,7 +133,7 @@ class Registration:
             keep_flow=keep_flow,
             verify=verify,
             builds_reference=builds_reference,
-            chooses=self._looks_ahead,
+            chooses=self._looks_ahead or self.options.is_auto("cc_initialization"),
         ).plan(batch, self._start_flow.window, limit)
         self.batch = self.memory.batch
 
@@ -152,12 +154,15 @@ class Registration:
         with self._using_executor():
             reference, choices = self._prepared(journal, report)
             job = self._job(reference, choices.options(self.options))
+            second = SecondAttempt.after(choices.alignment, job)
             verifier = Verifier(job, spread_frames(self.reader.n_frames, self._verify)) if self._verify else None
             self.executor.start_recording(job)
             if checkpoint is None:
                 empty = np.empty((0, len(COLUMNS)))
                 checkpoint = Checkpoint(0, self._first_start(job, report), FlowMean(), 0, empty)
-            statistics, nonfinite = self._run_windows(job, checkpoint, (writer, flow_writer), verifier, report, journal)
+            statistics, nonfinite = self._run_windows(
+                job, checkpoint, (writer, flow_writer), verifier, second, report, journal
+            )
         return Summary.from_statistics(
             statistics,
             seconds=time.perf_counter() - began,
@@ -180,8 +185,9 @@ class Registration:
         report = progress or (lambda stage, finished, total: None)
         with self._using_executor():
             samples = self._samples()
-            reference = self._build_reference(samples, report)
-            tuner = self._tuner(reference.disjoint, samples, report)
+            reference, alignment = self._aligned_reference(samples, report)
+            options = Choices(alignment=alignment).options(self.options)
+            tuner = self._tuner(reference.disjoint, samples, options, report)
             if tuner is None:
                 raise ValueError("none of the frames can be looked at: they are bad, or cannot be read")
             return tune(tuner)
@@ -200,8 +206,8 @@ class Registration:
         if journal is not None and journal.reference is not None:
             return journal.reference, Choices.from_dict(journal.choices)
         samples = self._samples()
-        reference = self._build_reference(samples, report)
-        choices = self._choose(reference.disjoint, samples, report)
+        reference, alignment = self._aligned_reference(samples, report)
+        choices = self._choose(reference.disjoint, samples, alignment, report)
         if journal is not None:
             journal.begin(reference.image, choices.to_dict())
         return reference.image, choices
@@ -226,28 +232,65 @@ class Registration:
                     good.append(number)
         return sample_frames(good, min(most, max(self.reader.n_frames // 2, 1)))
 
-    def _build_reference(self, left_out: Sequence[int], report: StageProgress) -> BuiltReference:
+    def _aligned_reference(
+        self, left_out: Sequence[int], report: StageProgress
+    ) -> tuple[BuiltReference, AlignmentChoice | None]:
+        """The reference, and whether frames are aligned rigidly; then those of the reference are, too."""
+        reference = self._build_reference(left_out, None, report)
+        alignment = self._choose_alignment(reference.image, report)
+        if alignment is not None and alignment.aligned:
+            reference = self._build_reference(left_out, alignment, report)
+        return reference, alignment
+
+    def _build_reference(
+        self, left_out: Sequence[int], alignment: AlignmentChoice | None, report: StageProgress
+    ) -> BuiltReference:
         if not isinstance(self._reference, list):
             return BuiltReference(self._reference, self._reference)
         count = FrameCounter(report, "reference", len(self._reference))
         size = self.memory.reference_batch
-        options = Choices(undecided(self.options)).options(self.options)
+        options = Choices(undecided(self.options), alignment=alignment).options(self.options)
         return build_reference(self.reader, self._reference, options, self.executor, size, count, left_out)
 
-    def _choose(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Choices:
+    def _choose_alignment(self, reference: NDArray[np.float32], report: StageProgress) -> AlignmentChoice | None:
+        """Whether frames are aligned rigidly first, where that is left to the recording."""
+        if not self.options.is_auto("cc_initialization"):
+            return None
+        job = Job.from_raw(options=self.options, reference=reference)
+
+        def read(number: int) -> NDArray[Any] | None:
+            with contextlib.suppress(Exception):  # as in `_samples`
+                window = self._read(job, number, number + 1)
+                return None if window.bad[0] else window.frames
+            return None
+
+        n_frames = self.reader.n_frames
+        count = FrameCounter(report, "alignment", min(SAMPLES, n_frames))
+        return choose_alignment(job, read, n_frames, self.executor, self.memory.reference_batch, count)
+
+    def _choose(
+        self,
+        reference: NDArray[np.float32],
+        samples: Sequence[int],
+        alignment: AlignmentChoice | None,
+        report: StageProgress,
+    ) -> Choices:
         """What is left to the recording, and what can be measured on pixels that a flow has not seen."""
-        tuner = self._tuner(reference, samples, report) if samples else None
+        options = Choices(alignment=alignment).options(self.options)
+        tuner = self._tuner(reference, samples, options, report) if samples else None
         alpha = None
-        if self.options.is_auto("alpha"):
-            alpha = undecided(self.options) if tuner is None else choose_alpha(tuner)
+        if options.is_auto("alpha"):
+            alpha = undecided(options) if tuner is None else choose_alpha(tuner)
         unseen = None
         if tuner is not None and self._measures:
-            unseen = tuner.unseen(Choices(alpha).options(self.options))
-        return Choices(alpha, unseen)
+            unseen = tuner.unseen(Choices(alpha).options(options))
+        return Choices(alpha, unseen, alignment)
 
-    def _tuner(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Tuner | None:
+    def _tuner(
+        self, reference: NDArray[np.float32], samples: Sequence[int], options: Options, report: StageProgress
+    ) -> Tuner | None:
         """Measures the frames `samples` against a reference without them; None where none of them can be read."""
-        job = Job.from_raw(options=self.options, reference=reference)
+        job = Job.from_raw(options=options, reference=reference)
 
         def windows() -> Iterator[tuple[int, NDArray[Any]]]:
             for number in samples:
@@ -258,7 +301,7 @@ class Registration:
                 yield number, window
 
         size, count = self.memory.reference_batch, functools.partial(report, "choices")
-        tuner = Tuner(windows(), job, self.options, self.executor, size, count)
+        tuner = Tuner(windows(), job, options, self.executor, size, count)
         return tuner if tuner.frames else None
 
     def _job(self, reference: NDArray[np.float32], options: Options) -> Job:
@@ -296,12 +339,13 @@ class Registration:
         checkpoint: Checkpoint,
         writers: tuple[FrameWriter | None, FrameWriter | None],
         verifier: Verifier | None,
+        second: SecondAttempt | None,
         report: StageProgress,
         journal: Journal | None,
     ) -> tuple[NDArray[np.float64], int]:
         """Register all frames after a checkpoint, and hand registered frames and flows to the writers.
 
-        A window is registered in batches of what memory holds. Returns the statistics (T, 9) of all frames and the
+        A window is registered in batches of what memory holds. Returns the statistics (T, 10) of all frames and the
         number of NaN or infinite pixels.
         """
         finished, start, mean, nonfinite, known = checkpoint
@@ -318,7 +362,9 @@ class Registration:
                 for first, batch, read, result in self._batches(job, window, reading):
                     if verifier is not None:
                         verifier.compare(first, batch.frames, start, result)
+                    realigned = False if second is None else second.improve(batch, result)
                     rows = read.put_back(result, job.reference)
+                    rows[:, COLUMNS.index("realigned")] = realigned
                     nonfinite += read.nonfinite
                     state = Checkpoint(first + len(rows), start, mean.copy(), nonfinite, rows)
                     writing.write(

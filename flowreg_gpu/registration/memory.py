@@ -16,10 +16,12 @@ import numpy as np
 
 from flowreg_gpu.cpu.jit import kernels_loaded
 from flowreg_gpu.executors import BaseExecutor
+from flowreg_gpu.executors.cpu import LocalExecutor
 from flowreg_gpu.io import FrameReader
 from flowreg_gpu.model.plan import plan_levels
 from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.options import Options
+from flowreg_gpu.registration.jumps import SAMPLES
 from flowreg_gpu.registration.reference import EXTRA_SIGMA
 from flowreg_gpu.registration.start_flow import FIRST_FLOWS
 from flowreg_gpu.registration.tuning import sample_size
@@ -179,6 +181,7 @@ class RunMemory:
             + max(recording, reference, choosing, choosing_solver)
             + max(executor, executor_then, executor_before)  # blocks of shared memory do not shrink
             + (self._verification() if self._verify else 0)
+            + (self._second_attempt() if self._options.is_auto("cc_initialization") else 0)
         )
 
     def _recording(self, batch: int) -> tuple[int, int]:
@@ -227,6 +230,15 @@ class RunMemory:
         """Bytes of an executor of its own, and of differences, which are joined at the end."""
         frames = (1 + 2 * self._halo) * self._stored + self._stored + self._flow
         return self._scratch() + frames + self._verify * self._pixels * 4 * 3
+
+    def _second_attempt(self) -> int:
+        """Bytes for a frame that jumps between those that were looked at, where workers do not share this process.
+
+        Where they do, they wait meanwhile, and have let go of what they use for a frame.
+        """
+        if isinstance(self._executor, LocalExecutor) or self._n_frames <= SAMPLES:
+            return 0
+        return self._scratch() + self._stored + self._flow
 
 
 def _halo(sigma: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> int:

@@ -15,8 +15,10 @@ from flowreg_gpu.registration.verification import Verification
 
 __all__ = ["COLUMNS", "Summary", "list_frames"]
 
-#: Columns of the statistics of a recording: those of its batches, and 1 where the frame is bad.
-COLUMNS = (*STATISTICS, "bad")
+#: Columns of the statistics of a recording: those of its batches, 1 where the frame is bad, and 1 where it was
+#: registered once more.
+COLUMNS = (*STATISTICS, "bad", "realigned")
+_FLAGS = (*STATISTICS[FLAGS], "bad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Summary:
         The raw reference used.
     statistics : dict of str to (T,) float64 or bool
         mean_disp, max_disp, mean_translation in pixels, mean_div in pixels per pixel; correlation_before and
-        correlation_after with the raw reference. The flags `constant`, `diverged` and `bad` are bool.
+        correlation_after with the raw reference. The flags `constant`, `diverged` and `bad` are bool, and `realigned`:
+        frames that were found to jump in the run, and were registered once more with rigid alignment.
     constant_frames, diverged_frames, nonfinite_pixels : int
         Frames without any structure, and frames whose flow left the frame: somewhere the absolute value of u was the
         width of the frame or more, that of v its height or more, or it was not finite (zero flow both); and NaN or
@@ -73,9 +76,14 @@ class Summary:
         return np.flatnonzero(self.statistics["bad"])
 
     @property
+    def realigned_frames(self) -> NDArray[np.intp]:
+        """Numbers of the frames that jump, and were registered once more with rigid alignment."""
+        return np.flatnonzero(self.statistics["realigned"])
+
+    @property
     def flagged(self) -> NDArray[np.bool_]:
         """Frames (T,) with any flag in `statistics`: their flow is zero, and the means in `str` leave them out."""
-        flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in COLUMNS[FLAGS]])
+        flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in _FLAGS])
         return flags
 
     def __str__(self) -> str:
@@ -95,6 +103,11 @@ class Summary:
             ]
         if self.choices.alpha is not None:
             lines.insert(1, str(self.choices.alpha))
+        if self.choices.alignment is not None and self.choices.alignment.aligned:
+            lines.append(str(self.choices.alignment))
+        if len(self.realigned_frames):
+            numbers = list_frames(self.realigned_frames)
+            lines.append(f"frames that jump, aligned rigidly: {len(self.realigned_frames)} ({numbers})")
         if len(self.bad_frames):
             lines.append(f"bad frames, left as they were: {len(self.bad_frames)} ({list_frames(self.bad_frames)})")
         if self.constant_frames:
@@ -120,9 +133,9 @@ class Summary:
         resumed_at: int = 0,
         choices: Choices | None = None,
     ) -> Summary:
-        """Summary of frames with the statistics (T, 9) of `COLUMNS`; a RuntimeWarning names what went wrong."""
+        """Summary of frames with the statistics (T, 10) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
-        columns |= {name: columns[name] != 0 for name in COLUMNS[FLAGS]}
+        columns |= {name: columns[name] != 0 for name in (*_FLAGS, "realigned")}
         constant, diverged = (int(np.count_nonzero(columns[name])) for name in ("constant", "diverged"))
         bad = np.flatnonzero(columns["bad"])
         problems = {

@@ -191,6 +191,20 @@ def measured(tmp_path, shape, dtype, arguments):
 needs_counts = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux tells")
 
 
+def test_frames_that_jump_are_registered_once_more_here():
+    """In the main process, where there are frames that are not looked at before, and workers are others."""
+
+    def n_bytes(executor, n_frames, aligned):
+        options = Options.without_choices(cc_initialization=aligned)
+        reader = ArrayReader(np.broadcast_to(np.zeros((), np.uint16), (n_frames, 64, 70)))
+        return RunMemory(reader, options, executor, keep_flow=False, builds_reference=False).n_bytes(8)
+
+    threads, processes = fg.ThreadingExecutor(2), fg.MultiprocessingExecutor(2)
+    for executor, n_frames in ((threads, 32), (threads, 33), (processes, 32)):
+        assert n_bytes(executor, n_frames, "auto") == n_bytes(executor, n_frames, True)
+    assert n_bytes(processes, 33, "auto") > n_bytes(processes, 33, True) + 64 * 70 * 100
+
+
 @needs_counts
 @pytest.mark.parametrize("case", CASES)
 def test_computed_and_counted(tmp_path, case):

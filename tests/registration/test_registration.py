@@ -28,7 +28,7 @@ INNER = (..., slice(6, -6), slice(6, -6))
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 SMALL = {"height": 26, "width": 31}
 STATISTICS = {"mean_disp", "max_disp", "mean_div", "mean_translation", "correlation_before", "correlation_after"}
-FLAGS = {"constant", "diverged", "bad"}
+FLAGS = {"constant", "diverged", "bad", "realigned"}
 
 
 class RecordingExecutor(fg.SequentialExecutor):

@@ -267,7 +267,7 @@ def test_what_is_chosen_is_what_is_used():
     alpha = summary.choices.alpha.alpha
     assert summary.choices.unseen is None
     given = Registration(ArrayReader(frames), truth, "sequential", Options(**FAST, alpha=alpha)).run()
-    assert given.choices == Choices()
+    assert given.choices == Choices(alignment=summary.choices.alignment)
     for name, values in given.statistics.items():
         np.testing.assert_array_equal(values, summary.statistics[name])
 
@@ -384,7 +384,9 @@ def test_what_the_summary_says(tmp_path):
     )
     assert choice.low <= choice.alpha <= choice.high
     assert Choices.from_dict(json.loads(json.dumps(summary.choices.to_dict()))) == summary.choices
-    assert dataclasses.replace(summary, choices=Choices()).choices.to_dict() == {"alpha": None, "unseen": None}
+    assert dataclasses.replace(summary, choices=Choices()).choices.to_dict() == dict.fromkeys(
+        ("alpha", "unseen", "alignment")
+    )
 
 
 def test_pyflowreg_and_pairs_choose_nothing():
