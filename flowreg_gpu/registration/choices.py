@@ -9,7 +9,24 @@ from typing import Any
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.tuning import AlphaChoice, Unseen
 
-__all__ = ["Choices"]
+__all__ = ["Choices", "ReferenceChoice"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceChoice:
+    """Frames that were chosen for the reference.
+
+    Attributes
+    ----------
+    frames : tuple of int
+        In rising order.
+    """
+
+    frames: tuple[int, ...]
+
+    def __str__(self) -> str:
+        count = len(self.frames)
+        return f"reference: {count} frame{'s' * (count > 1)} chosen from {self.frames[0]} to {self.frames[-1]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +37,12 @@ class Choices:
     ----------
     alpha : AlphaChoice or None
     unseen : Unseen or None
+    reference : ReferenceChoice or None
     """
 
     alpha: AlphaChoice | None = None
     unseen: Unseen | None = None
+    reference: ReferenceChoice | None = None
 
     def options(self, options: Options) -> Options:
         """The options with what was chosen in the place of 'auto'."""
@@ -38,10 +57,11 @@ class Choices:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Choices:
         """From what `to_dict` made, also by way of JSON."""
-        alpha, unseen = values["alpha"], values["unseen"]
+        alpha, unseen, reference = values["alpha"], values["unseen"], values["reference"]
         return cls(
             None if alpha is None else AlphaChoice(**{name: _tuples(value) for name, value in alpha.items()}),
             None if unseen is None else Unseen(**{name: _tuples(value) for name, value in unseen.items()}),
+            None if reference is None else ReferenceChoice(tuple(reference["frames"])),
         )
 
 

@@ -23,7 +23,7 @@ from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
-from flowreg_gpu.registration.choices import Choices
+from flowreg_gpu.registration.choices import Choices, ReferenceChoice
 from flowreg_gpu.registration.journal import Checkpoint, Journal
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
@@ -31,6 +31,7 @@ from flowreg_gpu.registration.reference import (
     BuiltReference,
     ReferenceLike,
     build_reference,
+    is_auto,
     read_window,
     resolve_reference,
     window_numbers,
@@ -52,7 +53,7 @@ class Registration:
     Parameters
     ----------
     reader : FrameReader
-    reference : image, file, frames or None
+    reference : image, file, frames, 'auto' or None
         See `register`.
     executor : str or BaseExecutor
     options : Options
@@ -121,6 +122,7 @@ class Registration:
         self._start_flow = start_flow or StartFlow.from_options(self.options)
         self._bad_frames = BadFrames(bad_frames, reader)
         self._reference = resolve_reference(reference, reader, self._bad_frames)
+        self._chooses_reference = is_auto(reference)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
         builds_reference = isinstance(self._reference, list)
@@ -243,7 +245,8 @@ class Registration:
         unseen = None
         if tuner is not None and self._measures:
             unseen = tuner.unseen(Choices(alpha).options(self.options))
-        return Choices(alpha, unseen)
+        chosen = self._reference if self._chooses_reference else None
+        return Choices(alpha, unseen, ReferenceChoice(tuple(chosen)) if isinstance(chosen, list) else None)
 
     def _tuner(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Tuner | None:
         """Measures the frames `samples` against a reference without them; None where none of them can be read."""
