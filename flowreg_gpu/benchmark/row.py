@@ -94,7 +94,7 @@ def _own(task: Task, known: KnownMotion) -> dict[str, Any]:
                 overwrite=True,
                 progress=lambda stage, finished, total: totals.update({stage: total}),
             )
-            return sum(totals.values())
+            return totals["start"] + totals["frames"]
 
         if task.timed:
             figures |= _time(task, known, register)

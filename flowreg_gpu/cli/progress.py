@@ -50,6 +50,7 @@ class ProgressBar:
             self._stage = stage
             # None: only where standard error is a terminal
             self._bar = tqdm(total=total, desc=self.TITLES[stage], unit="frame", disable=None, initial=finished)
+        self._bar.total = total  # it grows while values of an option are tried
         self._bar.update(finished - self._bar.n if not self._bar.disable else 0)
 
     def _close(self) -> None:

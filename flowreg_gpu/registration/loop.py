@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,12 +251,18 @@ class Registration:
     def _tuner(self, reference: NDArray[np.float32], samples: Sequence[int], report: StageProgress) -> Tuner | None:
         """Measures the frames `samples` against a reference without them; None where none of them can be read."""
         job = Job.from_raw(options=self.options, reference=reference)
-        windows = {}
-        for number in samples:
-            with contextlib.suppress(Exception):  # as in `_samples`
-                windows[number] = self._read(job, number, number + 1).frames
-        count = FrameCounter(report, "choices", len(windows))
-        return Tuner(windows, job, self.options, self.executor, self.memory.reference_batch, count) if windows else None
+
+        def windows() -> Iterator[tuple[int, NDArray[Any]]]:
+            for number in samples:
+                try:
+                    window = self._read(job, number, number + 1).frames
+                except Exception:  # as in `_samples`
+                    continue
+                yield number, window
+
+        size, count = self.memory.reference_batch, functools.partial(report, "choices")
+        tuner = Tuner(windows(), job, self.options, self.executor, size, count)
+        return tuner if tuner.frames else None
 
     def _job(self, reference: NDArray[np.float32], options: Options) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))

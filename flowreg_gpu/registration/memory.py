@@ -204,9 +204,12 @@ class RunMemory:
         """The same for the halves of some frames that the recording is judged by."""
         count = min(sample_size(self._height, self._width), max(self._n_frames // 2, 1))
         batch = min(batch, count)
-        windows = count * (1 + 2 * self._halo) * self._stored
+        window = (1 + 2 * self._halo) * self._stored
         frames, flows = batch * self._single, batch * self._flow
-        return windows + 2 * count * self._single + frames, self._executor.batch_memory(2 * frames, frames + flows)
+        compared = 6 * self._single + 2 * self._flow  # of one frame, in turn
+        return window + 2 * count * self._single + 2 * frames + compared, self._executor.batch_memory(
+            2 * frames, frames + flows
+        )
 
     def _scratch(self) -> int:
         """Bytes that a worker needs to register a frame, the pyramid of the reference included.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from flowreg_gpu.cpu import warp
 from flowreg_gpu.cpu.preprocess import preprocess_rows
 from flowreg_gpu.cpu.tiles import tile_correlations, tile_grid
-from flowreg_gpu.engine.batch import Batch, Progress
+from flowreg_gpu.engine.batch import Batch
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor
 from flowreg_gpu.model.preprocessing import Preprocessing
@@ -218,8 +218,8 @@ class Tuner:
 
     Parameters
     ----------
-    windows : mapping of int to (2 halo + 1, H, W, C)
-        By their numbers, raw frames in the middle of those that the filter in time needs, without NaN.
+    windows : iterable of int and (2 halo + 1, H, W, C)
+        Numbers of frames, and the raw frames in the middle of those that the filter in time needs, without NaN.
     job : Job
         For the filter and the reference, which is best one that these frames have no part in.
     options : Options
@@ -229,7 +229,7 @@ class Tuner:
     batch : int
         Halves that it gets at a time.
     progress : callable or None
-        Called with the number of newly estimated flows.
+        Called with the numbers of flows that are estimated, and that have been asked for so far.
 
     Attributes
     ----------
@@ -242,14 +242,14 @@ class Tuner:
 
     def __init__(
         self,
-        windows: Mapping[int, NDArray[Any]],
+        windows: Iterable[tuple[int, NDArray[Any]]],
         job: Job,
         options: Options,
         executor: BaseExecutor,
         batch: int,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.options, self.frames = options, tuple(windows)
+        self.options = options
         self._job, self._executor, self._batch, self._progress = job, executor, batch, progress
         assert job.preprocessing is not None
         channels, height, width = job.reference_planes.shape
@@ -260,16 +260,21 @@ class Tuner:
         turn = np.arange(height) % (2 * RUN)
         halves = np.stack([turn < RUN, turn >= RUN])
         middles = np.stack([turn == first + RUN // 2 for first in (0, RUN)])
-        # (frames, C, H, W) and (2, H, W): the flow sees one half of the first frame, the other half of the next one
-        self._seen, self._unseen = np.empty((2, len(windows), channels, height, width), np.float32)
-        for k, window in enumerate(windows.values()):
-            for planes, half in ((self._seen, k % 2), (self._unseen, 1 - k % 2)):
-                planes[k] = preprocess_rows(window, halves[half], filters)
+        # planes (C, H, W) of every frame: the flow sees one half of the first frame, the other half of the next one
+        self._seen: list[NDArray[np.float32]] = []
+        self._unseen: list[NDArray[np.float32]] = []
+        frames = []
+        for k, (number, window) in enumerate(windows):
+            frames.append(number)
+            self._seen.append(preprocess_rows(window, halves[k % 2], filters))
+            self._unseen.append(preprocess_rows(window, halves[1 - k % 2], filters))
+        self.frames = tuple(frames)
         compared = np.broadcast_to(middles[::-1, :, None], (2, height, width))  # of the half that is not seen
         self._compared = np.ascontiguousarray(compared, np.float32)
-        self.most_tiles = math.prod(tile_grid(height, width)) * len(windows)
+        self.most_tiles = math.prod(tile_grid(height, width)) * len(frames)
         self._used = job.mean_weight > 0  # channels
         self._trials: dict[float, Trial] = {}
+        self._finished = self._asked = 0
 
     def flows(self, options: Options) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Index of every frame, and the flow (2, H, W) of its half that is seen."""
@@ -279,14 +284,20 @@ class Tuner:
             reference_planes=self._job.reference_planes,
         )
         self._executor.start_recording(job)
-        start = np.zeros((2, *self._seen.shape[2:]), np.float32)
+        self._asked += len(self.frames)
+        start = np.zeros((2, *self._job.reference.shape[:2]), np.float32)
         for first in range(0, len(self._seen), self._batch):
-            planes = self._seen[first : first + self._batch]
+            planes = np.stack(self._seen[first : first + self._batch])
             frames = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
-            result = self._executor.register_batch(Batch(frames, start, planes=planes, progress=self._progress))
+            result = self._executor.register_batch(Batch(frames, start, planes=planes, progress=self._count))
             assert result.flow is not None
             for index, flow in enumerate(result.flow, first):
                 yield index, np.ascontiguousarray(np.moveaxis(flow, -1, 0))
+
+    def _count(self, finished: int) -> None:
+        self._finished += finished
+        if self._progress is not None:
+            self._progress(self._finished, self._asked)
 
     def trial(self, alpha: float) -> Trial:
         """What the flows of an `alpha` predict; it is tried once."""

@@ -213,11 +213,11 @@ def test_same_file_and_one_warning_without_a_gpu(tmp_path):
     assert written["gpu"] == written["multiprocessing"]
 
 
-def test_flow_stays_on_the_device_unless_it_is_kept(tmp_path):
-    movie = recording(5, 26, 31)
+def test_flow_stays_on_the_device_unless_it_is_kept():
     executor = emulated()
-    tifffile.imwrite(tmp_path / "movie.tif", movie.frames)
-    fg.register_file(tmp_path / "movie.tif", tmp_path / "out.tif", executor, slice(0, 2), **FAST)
+    Registration(
+        ArrayReader(recording(5, 26, 31).frames), slice(0, 2), executor, Options(**FAST), keep_flow=False
+    ).run()
     assert ("flow.cu", "interleave") not in executor._device.launches
 
 

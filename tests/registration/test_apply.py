@@ -457,7 +457,7 @@ def test_the_flow_of_a_run_that_went_on(files, tmp_path, extension):
     flow_file = tmp_path / f"new{extension}"
     arguments = {"reference": [0, 2], "flow_file": flow_file, "batch": 1, **FAST}
     with pytest.raises(InterruptedError), pytest.warns(RuntimeWarning, match="frames were finished"):
-        fg.register_file(files[0], tmp_path / "registered.tif", FailingExecutor(8), **arguments)
+        fg.register_file(files[0], tmp_path / "registered.tif", FailingExecutor(12), **arguments)
     with open_flow_reader(tmp_path / f"new.partial{extension}") as partial:
         assert partial.origin is not None
         assert partial.read_reference() is None

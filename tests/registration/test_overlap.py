@@ -490,8 +490,8 @@ def test_fault_of_the_reader(movie_file, tmp_path, monkeypatch):
     load, calls, progress = TiffReader._load, [], []
 
     def fail(reader, start, stop):
-        calls.append(start)
-        if calls.count(6) == 2:  # the first time for the start flow
+        calls.append((start, stop))
+        if calls.count((6, 9)) == 2:  # the first time for the start flow
             raise OSError("the disk was pulled out")
         return load(reader, start, stop)
 

@@ -975,7 +975,9 @@ def test_progress_of_a_file(movie_file, tmp_path):
     path, _ = movie_file
     calls = []
     fg.register_file(path, tmp_path / "out.tif", "sequential", [1, 2], progress=lambda *c: calls.append(c), **FAST)
-    assert [call for call in calls if call[1] == call[2]] == [("reference", 2, 2), ("start", 9, 9), ("frames", 9, 9)]
+    assert [call for call in calls if call[1] == call[2]] == [
+        ("reference", 2, 2), ("choices", 4, 4), ("start", 9, 9), ("frames", 9, 9)
+    ]  # fmt: skip
 
 
 # Files that cannot be

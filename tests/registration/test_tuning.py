@@ -55,7 +55,7 @@ def tuner(frames, reference, executor=None, batch=4, numbers=range(2, 12, 2), **
     reference = np.ascontiguousarray(reference, np.float32).reshape(reader.shape[1:])
     job = Job.from_raw(options=chosen, reference=reference)
     assert job.halo == 0
-    windows = {number: reader.read(number, number + 1) for number in numbers}
+    windows = [(number, reader.read(number, number + 1)) for number in numbers]
     return Tuner(windows, job, chosen, executor or fg.SequentialExecutor(), batch)
 
 
@@ -305,8 +305,8 @@ def test_the_reference_has_no_part_of_what_is_measured(monkeypatch):
 
     class Noted(Tuner):
         def __init__(self, windows, job, *arguments):
-            given.append((tuple(windows), job.reference))
             super().__init__(windows, job, *arguments)
+            given.append((self.frames, job.reference))
 
     monkeypatch.setattr(loop, "Tuner", Noted)
 
