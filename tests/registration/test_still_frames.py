@@ -125,6 +125,22 @@ def test_a_channel_without_structure_has_no_say():
         assert not places[chosen(np.stack(channels, axis=-1))].any()
 
 
+def test_the_noise_of_a_frame_is_told_by_the_channel_that_has_structure():
+    light = np.ones(300)
+    light[60:150] = 0.3
+    frames = movie(300, light=light)
+    noise = np.random.default_rng(3).poisson(500, frames.shape).astype(np.uint16)
+    assert np.all(light[chosen(np.stack([noise, frames], axis=-1), None)] == 1)
+
+
+def test_a_real_movie_with_a_burst_of_activity(shared_data):
+    """Frames 80 to 128 are alike, much more than the others are, and unlike these."""
+    numbers = chosen(tifffile.imread(shared_data / "mouse_200x64x64.tif"))
+    assert len(numbers) > 100
+    assert not set(numbers) & set(range(85, 125))
+    assert parts_of(numbers, 200, 4) == {0, 1, 2, 3}
+
+
 def test_bad_frames_and_frames_with_nan_are_left_out():
     frames = movie(100).astype(np.float32)
     frames[10:20, 3, 4] = np.nan
@@ -184,6 +200,25 @@ def test_no_frame_is_compared_with_itself():
     assert abs(correlation[:8].mean() - correlation[8:].mean()) < 0.03
     own, _ = still_frames._compare(np.concatenate([images, images[:8]]), np.ones(1), np.arange(8))
     assert own[40:].mean() > correlation[8:].mean() + 0.1  # what frames in their own reference would have
+
+
+def test_the_second_reference_is_made_of_what_the_first_pass_chose(monkeypatch):
+    references, choices = [], []
+    compare, choose = still_frames._compare, still_frames.select
+
+    def note_reference(images, weight, members):
+        references.append(members.tolist())
+        return compare(images, weight, members)
+
+    def note_choice(*given):
+        choices.append(choose(*given))
+        return choices[-1]
+
+    monkeypatch.setattr(still_frames, "_compare", note_reference)
+    monkeypatch.setattr(still_frames, "select", note_choice)
+    reader = ArrayReader(movie(40))
+    assert choose_still_frames(reader, BadFrames(None, reader)) == choices[1].tolist()
+    assert references == [references[0], choices[0].tolist()]
 
 
 @pytest.mark.parametrize("place", [(0, 0), (3, -5), (-8, 2), (0, 11)])
