@@ -128,7 +128,7 @@ def test_a_channel_without_structure_has_no_say():
 def test_the_noise_of_a_frame_is_told_by_the_channel_that_has_structure():
     light = np.ones(300)
     light[60:150] = 0.3
-    frames = movie(300, light=light)
+    frames = movie(300, light=light, photons=8)
     noise = np.random.default_rng(3).poisson(500, frames.shape).astype(np.uint16)
     assert np.all(light[chosen(np.stack([noise, frames], axis=-1), None)] == 1)
 
