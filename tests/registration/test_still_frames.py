@@ -72,6 +72,16 @@ def test_frames_elsewhere_are_not_chosen(jump, place):
     assert len(parts_of(numbers, 600)) >= 6  # all there are without the jump
 
 
+def test_a_vignette_that_does_not_move_does_not_hide_a_jump():
+    """One-photon movies: most of the light is a smooth background, fixed to the camera."""
+    places = np.zeros((300, 2), int)
+    places[60:150] = (8, -6)
+    rows, columns = np.mgrid[-1:1:48j, -1:1:48j]
+    background = 10 * np.exp(-(rows**2 + columns**2))
+    numbers = chosen(movie(300, places, photons=100, extra=np.broadcast_to(background, (300, 48, 48))))
+    assert not places[numbers].any()
+
+
 def test_dark_frames_are_not_chosen():
     light = np.ones(600)
     light[40:280] = 0.2
