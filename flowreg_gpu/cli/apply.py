@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar="R",
-        help="what lies outside a frame comes from it: image file, taken as it is, or frames START:STOP, averaged (the "
-        "one saved with the flow, if it was found on this recording; else as for register)",
+        help="what lies outside a frame comes from it: image file, taken as it is, frames START:STOP, averaged, or "
+        "auto (the one saved with the flow, if it was found on this recording; else as for register)",
     )
     parser.add_argument("--interpolation", metavar="X", help="cubic, linear or nearest (that of the flow's recording)")
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")

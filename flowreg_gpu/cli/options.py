@@ -57,7 +57,10 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a recording is read, and what its reference is."""
     frames = f"{DEFAULT_FRAMES.start}:{DEFAULT_FRAMES.stop}"
     parser.add_argument(
-        "--reference", metavar="R", help=f"image file, taken as it is, or frames START:STOP, averaged ({frames})"
+        "--reference",
+        metavar="R",
+        help="image file, taken as it is, or frames START:STOP, averaged; auto chooses frames that are alike and at "
+        f"rest ({frames})",
     )
     parser.add_argument(
         "--bad-frames",
@@ -106,7 +109,7 @@ def chosen_options(chosen: argparse.Namespace) -> Options:
 
 
 def parse_reference(text: str | None) -> str | slice | None:
-    """Frames 'START:STOP' (either may be missing), else a file."""
+    """'auto', or frames 'START:STOP' (either may be missing), else a file, './auto' for one of that name."""
     if text is None or ":" not in text:
         return text
     parts = text.split(":")

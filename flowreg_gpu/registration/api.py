@@ -39,8 +39,9 @@ def register(
     ----------
     movie : (T, H, W) or (T, H, W, C), uint8, uint16, int16, float32 or float64
         At least two frames of at least 16 x 16 pixels. Never modified.
-    reference : (H, W) or (H, W, C) array, path, slice, sequence of int, or None
-        An image is taken as it is; frames are registered to their mean and averaged. None takes frames 50 to 499.
+    reference : (H, W) or (H, W, C) array, path, slice, sequence of int, 'auto', or None
+        An image is taken as it is; frames are registered to their mean and averaged. None takes frames 50 to 499;
+        'auto' takes up to 150 frames from all over the recording that are alike, at rest and bright.
     executor : {'gpu', 'multiprocessing', 'threading', 'sequential', 'auto'} or BaseExecutor
     options : Options or None
     n_workers : int or None
@@ -199,7 +200,7 @@ def apply_file(
         TIFF recording of as many frames of the same height and width, of any number of channels.
     target : path
         TIFF with the input's shape, axes, dtype and metadata.
-    reference : image, path, slice, sequence of int, or None
+    reference : image, path, slice, sequence of int, 'auto', or None
         What lies outside a frame comes from it. An image is taken as it is; frames are warped by their flows and
         averaged. None takes the reference saved with the flow, if `source` is the recording that it was found on; else
         the frames that `register` would take, but for those whose flow is zero.

@@ -31,7 +31,7 @@ from flowreg_gpu.registration.bad_frames import BadFrames, ReadFrames
 from flowreg_gpu.registration.files import check_extension, note_changed_inputs, stamp
 from flowreg_gpu.registration.loop import FrameCounter, StageProgress
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
-from flowreg_gpu.registration.reference import ReferenceLike, Selection, resolve_reference
+from flowreg_gpu.registration.reference import ReferenceLike, Selection, is_auto, is_file, resolve_reference
 from flowreg_gpu.registration.summary import Summary
 
 __all__ = ["FlowApplication"]
@@ -88,7 +88,7 @@ class FlowApplication:
             self._owns_executor = not isinstance(executor, BaseExecutor)
             self.executor = create_executor(executor, n_workers)
             self.batch = batch or _default_batch(reader, self.executor)
-            named = [os.fspath(reference)] if isinstance(reference, str | os.PathLike) else []
+            named = [os.fspath(reference)] if is_file(reference) else []
             self._inputs = {path: stamp(path) for path in (*reader.paths, self._flow.path, *named)}
             check_output(target, list(self._inputs), overwrite=overwrite)
             check_output(partial_name(target), list(self._inputs), overwrite=True)  # the writer knows whether it may
@@ -234,14 +234,14 @@ def _choose_reference(
 ) -> tuple[str, NDArray[np.float32] | list[int]]:
     """Where the reference comes from, and the image (H, W, C), or the frames that it is the mean of."""
     bad_frames = BadFrames(None, reader)  # those that the flow's run left as they were have no flow
-    if reference is not None:
+    if reference is not None and not is_auto(reference):
         chosen = resolve_reference(reference, reader, bad_frames)
         return (f"mean of {len(chosen)} registered frames" if isinstance(chosen, list) else "as given"), chosen
-    if flow.origin is not None and flow.origin.recording == recording_digest(reader):
+    if reference is None and flow.origin is not None and flow.origin.recording == recording_digest(reader):
         saved = flow.read_reference()
         if saved is not None:
             return "saved with the flow", resolve_reference(saved, reader, bad_frames)
-    frames = resolve_reference(None, reader, bad_frames)
+    frames = resolve_reference(reference, reader, bad_frames)
     assert isinstance(frames, list)
     # frames that were left as they are were not fit to be registered, and are not fit for a mean
     moved = [index for index in frames if flow.read(index, index + 1).any()] or frames

@@ -10,7 +10,24 @@ from flowreg_gpu.options import Options
 from flowreg_gpu.registration.jumps import AlignmentChoice
 from flowreg_gpu.registration.tuning import AlphaChoice, Unseen
 
-__all__ = ["Choices"]
+__all__ = ["Choices", "ReferenceChoice"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceChoice:
+    """Frames that were chosen for the reference.
+
+    Attributes
+    ----------
+    frames : tuple of int
+        In rising order.
+    """
+
+    frames: tuple[int, ...]
+
+    def __str__(self) -> str:
+        count = len(self.frames)
+        return f"reference: {count} frame{'s' * (count > 1)} chosen from {self.frames[0]} to {self.frames[-1]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +39,13 @@ class Choices:
     alpha : AlphaChoice or None
     unseen : Unseen or None
     alignment : AlignmentChoice or None
+    reference : ReferenceChoice or None
     """
 
     alpha: AlphaChoice | None = None
     unseen: Unseen | None = None
     alignment: AlignmentChoice | None = None
+    reference: ReferenceChoice | None = None
 
     def options(self, options: Options) -> Options:
         """The options with what was chosen in the place of 'auto'."""
@@ -44,7 +63,7 @@ class Choices:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Choices:
         """From what `to_dict` made, also by way of JSON."""
-        kinds = {"alpha": AlphaChoice, "unseen": Unseen, "alignment": AlignmentChoice}
+        kinds = {"alpha": AlphaChoice, "unseen": Unseen, "alignment": AlignmentChoice, "reference": ReferenceChoice}
         chosen: dict[str, Any] = {name: values[name] for name in kinds if values[name] is not None}
         return cls(
             **{

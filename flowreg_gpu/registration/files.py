@@ -30,6 +30,7 @@ from flowreg_gpu.io import (
     partial_name,
     recording_digest,
 )
+from flowreg_gpu.options import AUTO
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.journal import Journal, JournalError, journal_name
 from flowreg_gpu.registration.loop import Registration, StageProgress
@@ -238,8 +239,8 @@ def statistics_name(target: PathLike) -> Path:
 
 def _named_files(reader: TiffReader, arguments: Mapping[str, Any]) -> list[str]:
     """The files that a run reads."""
-    given = [arguments.get("reference"), arguments.get("bad_frames", "auto")]
-    named = [os.fspath(item) for item in given if isinstance(item, str | os.PathLike) and item != "auto"]
+    given = [arguments.get("reference"), arguments.get("bad_frames", AUTO)]
+    named = [os.fspath(item) for item in given if isinstance(item, str | os.PathLike) and item != AUTO]
     return [*reader.paths, *named]
 
 
@@ -302,11 +303,11 @@ def _given(
 
 
 def _noted(value: Any) -> Any:
-    """A value as JSON can hold it: a file by its stamp, an array by its digest."""
+    """A value as JSON can hold it: a file by its stamp, an array by its digest; 'auto' is no file."""
     if isinstance(value, np.ndarray):
         data = np.ascontiguousarray(value)
         return [list(data.shape), data.dtype.name, hashlib.sha256(data.tobytes()).hexdigest()]
-    if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and value != AUTO and os.path.exists(value)):
         return stamp(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_noted(item) for item in value]

@@ -235,6 +235,7 @@ class Journal:
     def begin(self, reference: NDArray[np.float32], choices: Mapping[str, Any]) -> None:
         """Note the raw reference, and what was chosen by the recording, as JSON can hold it."""
         text = json.dumps(dict(choices)).encode()
+        assert len(text) <= _CHOICES_BYTES  # some hundred numbers of frames
         self.reference, self.choices = reference, json.loads(text)
         image = np.ascontiguousarray(reference, "<f4")
         padded = np.frombuffer(text.ljust(_CHOICES_BYTES), np.uint8)

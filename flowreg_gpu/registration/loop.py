@@ -23,7 +23,7 @@ from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
-from flowreg_gpu.registration.choices import Choices
+from flowreg_gpu.registration.choices import Choices, ReferenceChoice
 from flowreg_gpu.registration.journal import Checkpoint, Journal
 from flowreg_gpu.registration.jumps import SAMPLES, AlignmentChoice, SecondAttempt, choose_alignment
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
@@ -32,6 +32,7 @@ from flowreg_gpu.registration.reference import (
     BuiltReference,
     ReferenceLike,
     build_reference,
+    is_auto,
     read_window,
     resolve_reference,
     window_numbers,
@@ -54,7 +55,7 @@ class Registration:
     Parameters
     ----------
     reader : FrameReader
-    reference : image, file, frames or None
+    reference : image, file, frames, 'auto' or None
         See `register`.
     executor : str or BaseExecutor
     options : Options
@@ -123,6 +124,7 @@ class Registration:
         self._start_flow = start_flow or StartFlow.from_options(self.options)
         self._bad_frames = BadFrames(bad_frames, reader)
         self._reference = resolve_reference(reference, reader, self._bad_frames)
+        self._chooses_reference = is_auto(reference)
         self._owns_executor = not isinstance(executor, BaseExecutor)
         self.executor = create_executor(executor, n_workers)
         builds_reference = isinstance(self._reference, list)
@@ -284,7 +286,10 @@ class Registration:
         unseen = None
         if tuner is not None and self._measures:
             unseen = tuner.unseen(Choices(alpha).options(options))
-        return Choices(alpha, unseen, alignment)
+        frames = None
+        if self._chooses_reference and isinstance(self._reference, list):
+            frames = ReferenceChoice(tuple(self._reference))
+        return Choices(alpha, unseen, alignment, frames)
 
     def _tuner(
         self, reference: NDArray[np.float32], samples: Sequence[int], options: Options, report: StageProgress

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.io import FrameReader, read_image
 from flowreg_gpu.model.preprocessing import Preprocessing, normalization
-from flowreg_gpu.options import Options, check_plain
+from flowreg_gpu.options import AUTO, Options, check_plain
 from flowreg_gpu.registration.bad_frames import BadFrames
+from flowreg_gpu.registration.still_frames import choose_still_frames
 
 __all__ = [
     "DEFAULT_FRAMES",
@@ -29,6 +30,8 @@ __all__ = [
     "Selection",
     "build_reference",
     "default_frames",
+    "is_auto",
+    "is_file",
     "read_window",
     "resolve_reference",
     "window_numbers",
@@ -53,12 +56,23 @@ def default_frames(n_frames: int) -> range:
     return frames if len(frames) >= LEAST_FRAMES else range(n_frames)
 
 
+def is_auto(reference: ReferenceLike) -> bool:
+    """Whether the frames of the reference are to be chosen by the recording; a file of that name is './auto'."""
+    return isinstance(reference, str) and reference == AUTO
+
+
+def is_file(reference: ReferenceLike) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether the reference is read from a file."""
+    return isinstance(reference, str | os.PathLike) and not is_auto(reference)
+
+
 def resolve_reference(
     reference: ReferenceLike, reader: FrameReader, bad_frames: BadFrames
 ) -> NDArray[np.float32] | list[int]:
     """Return the reference image (H, W, C) float32, or the frames that it has to be built from, without bad ones.
 
-    Where the caller named the frames, a RuntimeWarning says how many of them are bad.
+    None takes those of `default_frames`, 'auto' those of `choose_still_frames`. Where the caller named the frames, a
+    RuntimeWarning says how many of them are bad.
 
     Raises
     ------
@@ -70,6 +84,8 @@ def resolve_reference(
     """
     if reference is None:
         return _good_frames(list(default_frames(reader.n_frames)), reader, bad_frames)
+    if is_auto(reference):
+        return choose_still_frames(reader, bad_frames)
     if isinstance(reference, slice):
         frames = list(range(reader.n_frames)[reference])
         if not frames:
@@ -84,7 +100,9 @@ def resolve_reference(
             raise TypeError
         frames = [operator.index(index) for index in reference]
     except TypeError:
-        raise TypeError(f"reference={reference!r} is not an image, a file, a slice or a sequence of integers") from None
+        raise TypeError(
+            f"reference={reference!r} is not 'auto', an image, a file, a slice or a sequence of integers"
+        ) from None
     outside = [index for index in frames if not 0 <= index < reader.n_frames]
     if outside or not frames:
         raise ValueError(f"reference frames {outside or frames} are not among 0 to {reader.n_frames - 1}")

@@ -71,6 +71,11 @@ class Summary:
         return (self.n_frames - self.resumed_at) / max(self.seconds, 1e-9)
 
     @property
+    def reference_frames(self) -> tuple[int, ...] | None:
+        """Numbers of the frames that were chosen for the reference; None where it was not left to the recording."""
+        return None if self.choices.reference is None else self.choices.reference.frames
+
+    @property
     def bad_frames(self) -> NDArray[np.intp]:
         """Numbers of the frames that show no image, or only a part of it, or that the caller named."""
         return np.flatnonzero(self.statistics["bad"])
@@ -101,8 +106,7 @@ class Summary:
                 else f"correlation with the reference: {used['correlation_before'].mean():.4f} before, "
                 f"{used['correlation_after'].mean():.4f} after",
             ]
-        if self.choices.alpha is not None:
-            lines.insert(1, str(self.choices.alpha))
+        lines[1:1] = [str(choice) for choice in (self.choices.reference, self.choices.alpha) if choice is not None]
         if self.choices.alignment is not None and self.choices.alignment.aligned:
             lines.append(str(self.choices.alignment))
         if len(self.realigned_frames):

@@ -619,7 +619,7 @@ def test_refused_movies(movie, error, message):
         (good()[0] + 0j, ValueError, r"reference is complex \(complex128\), expected real numbers"),
         (np.ma.masked_less(good()[0], 500), ValueError, "reference is a masked array"),
         (good()[0].astype(object), ValueError, "reference has dtype object, expected real numbers"),
-        ([True, False, True], TypeError, "is not an image, a file, a slice or a sequence of integers"),
+        ([True, False, True], TypeError, "is not 'auto', an image, a file, a slice or a sequence of integers"),
         (3, TypeError, None),
     ],
 )

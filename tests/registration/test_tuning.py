@@ -384,9 +384,7 @@ def test_what_the_summary_says(tmp_path):
     )
     assert choice.low <= choice.alpha <= choice.high
     assert Choices.from_dict(json.loads(json.dumps(summary.choices.to_dict()))) == summary.choices
-    assert dataclasses.replace(summary, choices=Choices()).choices.to_dict() == dict.fromkeys(
-        ("alpha", "unseen", "alignment")
-    )
+    assert set(dataclasses.replace(summary, choices=Choices()).choices.to_dict().values()) == {None}
 
 
 def test_pyflowreg_and_pairs_choose_nothing():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flowreg_gpu.io.base import supported_dtype
 from flowreg_gpu.io.tiff.layout import HINT, Layout, choose_layout, count_page_axes
 from flowreg_gpu.io.tiff.metadata import TiffMetadata, read_metadata
-from flowreg_gpu.io.tiff.scanimage import scanimage_axes
+from flowreg_gpu.io.tiff.scanimage import PAGES_READ, scanimage_axes
 
 __all__ = ["PageMap", "map_pages"]
 
@@ -95,7 +95,8 @@ def map_pages(path: str, tif: tifffile.TiffFile, chain: Chain, axes: str | None,
     if pages:
         stored_axes, stored_shape = "I" + page.axes, (len(pages), *page.shape)
     if kind == "scanimage" and not is_told:
-        stored_axes, stored_shape = scanimage_axes(path, page, len(pages))
+        descriptions = (_full_page_at(tif, chain, i).description for i in range(min(len(chain), PAGES_READ)))
+        stored_axes, stored_shape = scanimage_axes(path, page, len(pages), descriptions)
     layout, has_channel_axis = choose_layout(path, stored_axes, stored_shape, _full_shape(series), axes, channels)
     return PageMap(
         dtype=dtype,
@@ -212,7 +213,12 @@ def _page_at(tif: tifffile.TiffFile, chain: Chain, i: int, first: Any) -> Any:
     offset, page_format = chain[i]
     if page_format == chain[first.index][1]:
         return tifffile.TiffFrame(tif, i, offset=offset, keyframe=first)
-    tif.filehandle.seek(offset)
+    return _full_page_at(tif, chain, i)
+
+
+def _full_page_at(tif: tifffile.TiffFile, chain: Chain, i: int) -> tifffile.TiffPage:
+    """Return page `i` of the file with all of its tags."""
+    tif.filehandle.seek(chain[i][0])
     return tifffile.TiffPage(tif, i)
 
 

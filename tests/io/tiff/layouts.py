@@ -41,10 +41,28 @@ def imagej_one_page(path, array):
         file.write(array.reshape(-1, H, W)[1:].astype(">u2").tobytes())
 
 
-def scanimage(path, array, header, bigtiff=True):
+def scanimage(path, array, header, bigtiff=True, descriptions=None):
     with tifffile.TiffWriter(path, bigtiff=bigtiff) as tif:
         for i, page in enumerate(array.reshape(-1, H, W)):
-            tif.write(page, photometric="minisblack", metadata=None, software=header, description=f"frame = {i}")
+            description = f"frame = {i}" if descriptions is None else descriptions[i]
+            tif.write(page, photometric="minisblack", metadata=None, software=header, description=description)
+
+
+def scanimage_description(number, json=False):
+    """What ScanImage writes into every page, in either of its forms: each channel has the number of its frame."""
+    values = {
+        "frameNumbers": number,
+        "acquisitionNumbers": 1,
+        "frameNumberAcquisition": number,
+        "frameTimestamps_sec": f"{(number - 1) / 30:.9f}",
+        "acqTriggerTimestamps_sec": "-0.000021560",
+        "nextFileMarkerTimestamps_sec": "-1.000000000",
+        "endOfAcquisition": 0,
+    }
+    if json:
+        lines = ",\n".join(f'    "{name}": {value}' for name, value in values.items())
+        return f'{{\n  "FrameHeader": {{\n{lines}\n  }}\n}}'
+    return "".join(f"{name} = {value}\n" for name, value in values.items()) + "I2CData = {}\n"
 
 
 def imwrite(shape, dtype="uint16", **kwargs):

@@ -8,7 +8,19 @@ import pytest
 import tifffile
 
 from flowreg_gpu.io import TiffReader
-from tests.io.tiff.layouts import SCANIMAGE, TCYX, TYX, H, T, W, by_pages, pixels, scanimage
+from tests.io.tiff.layouts import (
+    SCANIMAGE,
+    TCYX,
+    TYX,
+    H,
+    T,
+    W,
+    by_pages,
+    frames_of,
+    pixels,
+    scanimage,
+    scanimage_description,
+)
 
 
 def test_missing_empty_and_foreign_files(tmp_path):
@@ -109,6 +121,47 @@ def test_undecided_scanimage(header, message, tmp_path):
     scanimage(tmp_path / "in.tif", pixels(TCYX), header)
     with pytest.raises(ValueError, match=message):
         TiffReader(tmp_path / "in.tif")
+
+
+@pytest.mark.parametrize("json", [False, True])
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    ("saved", "numbers", "counted"),
+    [
+        ("1", [1, 1, 2, 2, 3, 3, 4, 4, 5, 5], 2),
+        ("[1;2]", list(range(41, 51)), 1),
+        ("[1;2;3;4]", [7, 7, 8, 8, 9, 9, 10, 10, 11, 11], 2),
+    ],
+)
+def test_scanimage_channels_that_the_pages_contradict(saved, numbers, counted, bigtiff, json, tmp_path):
+    array = pixels(TCYX)
+    descriptions = [scanimage_description(number, json) for number in numbers]
+    scanimage(tmp_path / "in.tif", array, SCANIMAGE.format(channels=saved), bigtiff, descriptions)
+    with pytest.raises(ValueError, match=rf"in\.tif: .* {counted} page.*channels={counted} \(--channels {counted}\)"):
+        TiffReader(tmp_path / "in.tif")
+    with TiffReader(tmp_path / "in.tif", channels=counted) as reader:
+        expected = frames_of(array.reshape(-1, counted, H, W), "TCYX")
+        np.testing.assert_array_equal(reader.read(0, reader.n_frames), expected)
+
+
+@pytest.mark.parametrize(
+    ("saved", "channels", "numbers"),
+    [
+        ("[1;2]", 2, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
+        ("[1;2]", 2, [10, 10, 20, 20, 30, 30, 40, 40, 50, 50]),  # averaged while they were saved
+        ("3", 1, list(range(1, 11))),
+        # what does not tell how many pages make a frame contradicts nothing
+        ("1", 1, [1, 1, 2, 3, 3, 4, 5, 5, 6, 7]),
+        ("1", 1, [1] * 10),
+    ],
+)
+def test_scanimage_channels_that_the_pages_confirm(saved, channels, numbers, tmp_path):
+    array = pixels(TCYX)
+    descriptions = [scanimage_description(number) for number in numbers]
+    scanimage(tmp_path / "in.tif", array, SCANIMAGE.format(channels=saved), descriptions=descriptions)
+    with TiffReader(tmp_path / "in.tif") as reader:
+        expected = frames_of(array.reshape(-1, channels, H, W), "TCYX")
+        np.testing.assert_array_equal(reader.read(0, reader.n_frames), expected)
 
 
 @pytest.mark.parametrize(
