@@ -121,6 +121,12 @@ class Options:
     sigma : (3,) or (C, 3) floats
         Standard deviations (rows, columns, time) of the Gaussian filter before the flow: 0 to 200 pixels, 0 to 50
         frames. Every batch reads four times the latter more on either side.
+    highpass : float or None
+        Subtract the local mean, a Gaussian of this standard deviation, 2 to 500 pixels, before the flow: for one-photon
+        movies, whose uneven light and haze do not move with the tissue. Registered frames keep them.
+    hot_pixels : bool
+        Find hot and dead pixels of the sensor, and replace them by their neighbours before the flow. Registered frames
+        keep them.
     channel_normalization : {'joint', 'separate'}
         One minimum and maximum of the reference for all channels, or one per channel.
     interpolation_method : {'cubic', 'linear', 'nearest'}
@@ -176,6 +182,10 @@ class Options:
     sigma: Sequence[float] | Sequence[Sequence[float]] = _option(
         (1.0, 1.0, 0.1), "Gaussian filter ROWS,COLUMNS,TIME; per channel with ; between"
     )
+    highpass: float | None = _option(
+        None, "remove what is wider than about so many pixels before the flow", none="nothing", limits=(2, 500)
+    )
+    hot_pixels: bool = _option(True, "false: do not replace hot and dead pixels of the sensor in what the flow sees")
     channel_normalization: str = _option(
         "joint", "one range of brightness for all channels, or one each", choices=("joint", "separate")
     )
@@ -195,7 +205,7 @@ class Options:
             value, choices = getattr(self, field.name), field.metadata["choices"]
             if choices:
                 self._set(field.name, _choice(field.name, value, choices))
-        for name in ("cc_initialization", "update_initialization_w"):
+        for name in ("cc_initialization", "hot_pixels", "update_initialization_w"):
             if not (self.is_auto(name) and name == "cc_initialization"):
                 self._set(name, _switch(name, getattr(self, name)))
         if (
@@ -205,6 +215,8 @@ class Options:
         for name in ("levels", "iterations", "update_lag", "cc_up", "buffer_size", "min_level", "warping_steps"):
             if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 self._set(name, _integer(name, getattr(self, name), *_LIMITS[name]))
+        if self.highpass is not None:
+            self._set("highpass", _real("highpass", self.highpass, *_LIMITS["highpass"]))
         for name in ("eta", "a_smooth", "a_data"):
             self._set(name, _real(name, getattr(self, name), *_LIMITS[name]))
         if self.solver == "multigrid" and self.a_smooth < 1:
@@ -266,7 +278,7 @@ class Options:
     @classmethod
     def without_choices(cls, **values: Any) -> Options:
         """Options of which nothing is chosen by the recording, but for what is named so: as in pyflowreg."""
-        return cls(**{"alpha": ALPHA, "cc_initialization": False, **values})
+        return cls(**{"alpha": ALPHA, "cc_initialization": False, "hot_pixels": False, **values})
 
     def replace(self, **changes: Any) -> Options:
         """Return a copy with some parameters changed, checked again."""

@@ -26,3 +26,18 @@ __global__ void normalize(const T* __restrict__ frames,        // (frames + 2 ha
     planes[blockIdx.z * frame + (long long)channel * pixels + pixel] = sum * scale[channel];
   }
 }
+
+// Pixels of a sensor that are hot or dead, from their neighbours; none of these is one itself, so that no thread reads
+// what another writes. Launch: blockIdx.z = frame; thread (x, 0): one such pixel.
+__global__ void replace_pixels(const int* __restrict__ position,  // (count), in the planes of a frame
+                               const int* __restrict__ source,    // (count, 8)
+                               const float* __restrict__ weight,  // (count, 8)
+                               int count, long long frame,
+                               float* planes) {  // (frames, frame)
+  int index = blockIdx.x * blockDim.x + threadIdx.x;
+  if (index >= count) return;
+  float* own = planes + blockIdx.z * frame;
+  float sum = 0.0f;
+  for (int k = 0; k < 8; ++k) sum += weight[8 * index + k] * own[source[8 * index + k]];
+  own[position[index]] = sum;
+}

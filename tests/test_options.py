@@ -90,6 +90,7 @@ WRONG_TYPES = [
     ("weight", [[1, 2], [3]]),
     ("cc_initialization", 1),
     ("cc_initialization", "no"),
+    ("hot_pixels", "auto"),
     ("update_initialization_w", "yes"),
     ("gnc_schedule", ("0", "1")),
 ]
@@ -110,6 +111,8 @@ NOT_DEFAULT = {
     "gnc_schedule": (0.0, 0.5, 1.0),
     "warping_steps": 3,
     "sigma": ((1.0, 1.0, 0.1), (2.0, 2.0, 0.5)),
+    "highpass": 12.0,
+    "hot_pixels": False,
     "channel_normalization": "separate",
     "interpolation_method": "linear",
     "cc_initialization": True,

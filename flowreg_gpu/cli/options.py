@@ -211,6 +211,7 @@ def _switch(text: str) -> bool:
 _FORMS: dict[str, tuple[Callable[[str], Any], str]] = {
     "bool": (_switch, "true or false"),
     "float": (float, "a number"),
+    "float | None": (float, "a number"),
     "float | tuple[float, float]": (_numbers, "one number, or two with a comma between"),
     "int": (int, "a whole number"),
     "int | None": (int, "a whole number"),

@@ -11,7 +11,7 @@ from flowreg_gpu.cpu.jit import compiled
 from flowreg_gpu.cpu.pyramid import resize
 from flowreg_gpu.model.preprocessing import Preprocessing
 
-__all__ = ["preprocess", "preprocess_rows"]
+__all__ = ["preprocess", "preprocess_rows", "subtract_background"]
 
 
 def preprocess(window: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -19,10 +19,19 @@ def preprocess(window: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np
     _, height, width, channels = window.shape
     planes = np.empty((channels, height, width), np.float32)
     _normalize(window, preprocessing.temporal, preprocessing.minimum, preprocessing.scale, planes)
+    _replace_defects(planes, preprocessing)
     smooth = np.empty_like(planes)
     for channel, tables in enumerate(preprocessing.spatial):
         resize(planes[channel : channel + 1], tables, out=smooth[channel : channel + 1])
-    return smooth
+    return subtract_background(smooth, preprocessing)
+
+
+def subtract_background(planes: NDArray[np.float32], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Filtered planes (C, H, W) without their local mean, where that is asked for."""
+    if preprocessing.background is None:
+        return planes
+    down, up = preprocessing.background
+    return planes + resize(resize(planes, down), up)
 
 
 def preprocess_rows(window: NDArray[Any], rows: NDArray[np.bool_], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -34,6 +43,7 @@ def preprocess_rows(window: NDArray[Any], rows: NDArray[np.bool_], preprocessing
     _, height, width, channels = window.shape
     planes = np.empty((channels, height, width), np.float32)
     _normalize(window, preprocessing.temporal, preprocessing.minimum, preprocessing.scale, planes)
+    _replace_defects(planes, preprocessing)
     planes[:, ~rows] = 0
     mask = np.ascontiguousarray(np.broadcast_to(rows[:, None].astype(np.float32), (1, height, width)))
     smooth = np.empty_like(planes)
@@ -41,7 +51,24 @@ def preprocess_rows(window: NDArray[Any], rows: NDArray[np.bool_], preprocessing
         present = resize(mask, tables)[0]
         np.divide(resize(planes[channel : channel + 1], tables)[0], present, out=smooth[channel], where=present > 0)
         smooth[channel][present <= 0] = 0
-    return smooth
+    return subtract_background(smooth, preprocessing)
+
+
+def _replace_defects(planes: NDArray[np.float32], preprocessing: Preprocessing) -> None:
+    """Replace hot and dead pixels of planes (C, H, W) in place."""
+    defects = preprocessing.defects
+    if defects is not None:
+        _replace(planes.reshape(-1), defects.position, defects.source, defects.weight)
+
+
+@compiled
+def _replace(planes, position, source, weight):
+    """Write the weighted sum of `source` (K, 8) to `position` (K,) of planes, flat; weight (K, 8) float32."""
+    for index in range(position.size):
+        total = np.float32(0)
+        for k in range(8):
+            total += weight[index, k] * planes[source[index, k]]
+        planes[position[index]] = total
 
 
 @compiled

@@ -21,28 +21,36 @@ C_TYPES: Mapping[np.dtype[Any], str] = MappingProxyType(
 )
 
 FILE = "preprocess.cu"
-EXPRESSIONS = tuple(f"normalize<{kind}>" for kind in C_TYPES.values())
+EXPRESSIONS = (*(f"normalize<{kind}>" for kind in C_TYPES.values()), "replace_pixels")
 
 
 class DeviceSettings(NamedTuple):
-    """The fields of `Preprocessing` that `normalize` needs, on the device: (C,), (C,), (C, 2 halo + 1) float32."""
+    """The fields of `Preprocessing` that `normalize` needs, on the device: (C,), (C,), (C, 2 halo + 1) float32.
+
+    `defects` are those of `Defects`, (K,) and (K, 8) int32 and (K, 8) float32; None where there are none.
+    """
 
     minimum: Buffer
     scale: Buffer
     temporal: Buffer
+    defects: tuple[Buffer, Buffer, Buffer] | None
 
 
 def upload_settings(device: Device, preprocessing: Preprocessing) -> DeviceSettings:
     """Copy what `normalize` needs to the device."""
+    defects = preprocessing.defects
     return DeviceSettings(
         upload(device, preprocessing.minimum),
         upload(device, preprocessing.scale),
         upload(device, preprocessing.temporal),
+        None
+        if defects is None
+        else (upload(device, defects.position), upload(device, defects.source), upload(device, defects.weight)),
     )
 
 
 def normalize(device: Device, frames: Buffer, settings: DeviceSettings) -> Buffer:
-    """Planes (n, C, H, W) float32 of raw frames (n + 2 halo, H, W, C), normalised and filtered in time.
+    """Planes (n, C, H, W) float32 of raw frames (n + 2 halo, H, W, C), normalised, filtered in time, without defects.
 
     Raises
     ------
@@ -64,6 +72,16 @@ def normalize(device: Device, frames: Buffer, settings: DeviceSettings) -> Buffe
     device.kernel(FILE, f"normalize<{C_TYPES[frames.dtype]}>")(
         line_grid(height * width, count),
         LINE,
-        (frames, *settings, np.int32(height * width), np.int32(channels), np.int32(taps), planes),
-    )
+        (
+            frames, settings.minimum, settings.scale, settings.temporal,
+            np.int32(height * width), np.int32(channels), np.int32(taps), planes,
+        ),
+    )  # fmt: skip
+    if settings.defects is not None:
+        number = settings.defects[0].shape[0]
+        device.kernel(FILE, "replace_pixels")(
+            line_grid(number, count),
+            LINE,
+            (*settings.defects, np.int32(number), np.int64(channels * height * width), planes),
+        )
     return planes

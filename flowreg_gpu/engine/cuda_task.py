@@ -100,7 +100,8 @@ class DeviceTask(DeviceWarp):
         self._settings: Any = None
         if job.preprocessing is not None:
             self._settings = upload_settings(device, job.preprocessing)
-            self._operations.prepare_smoothing(job.preprocessing.spatial)
+            background = job.preprocessing.background
+            self._operations.prepare_smoothing([*job.preprocessing.spatial, *(background or ())])
         # what uses FFT plans, which come and go with memory of their own, is not captured
         self._graphs = graphs and not job.options.prealigns
         self._captured: _CapturedGraph | None = None
@@ -143,12 +144,13 @@ class DeviceTask(DeviceWarp):
         return captured.flow
 
     def _estimate(self, source: Buffer, start: Buffer) -> Buffer:
-        planes = source
-        if self._job.preprocessing is not None:
+        planes, operations, preprocessing = source, self._operations, self._job.preprocessing
+        if preprocessing is not None:
             # no name for what is normalized: it would keep that memory while the flow is computed
-            planes = self._operations.smooth(
-                normalize(self._device, source, self._settings), self._job.preprocessing.spatial
-            )
+            planes = operations.smooth(normalize(self._device, source, self._settings), preprocessing.spatial)
+            if preprocessing.background is not None:
+                down, up = preprocessing.background
+                planes = operations.add(planes, operations.resize(operations.resize(planes, down), up))
         flow: Buffer = self._estimator.flow(planes, start)
         return flow
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flowreg_gpu.cpu.flatness import choose_solver_by_reference
 from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.engine.batch import Batch
-from flowreg_gpu.model.preprocessing import Preprocessing, channel_weights, normalization
+from flowreg_gpu.model.preprocessing import Defects, Preprocessing, channel_weights, normalization
 from flowreg_gpu.options import Options
 
 __all__ = ["Job", "WarpJob"]
@@ -70,15 +70,24 @@ class Job(WarpJob):
     mean_weight: NDArray[np.float32]
 
     @classmethod
-    def from_raw(cls, *, options: Options, reference: NDArray[np.float32]) -> Job:
-        """Job for raw frames, normalised by the extremes of the raw reference (H, W, C) and filtered by `options`."""
+    def from_raw(cls, *, options: Options, reference: NDArray[np.float32], defects: Defects | None = None) -> Job:
+        """Job for raw frames, normalised by the extremes of the raw reference (H, W, C) and filtered by `options`.
+
+        Defects of the sensor are replaced in what the flow sees, and do not count for the extremes.
+        """
         height, width, channels = reference.shape
-        low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
+        sound = reference
+        if defects is not None:
+            sound = reference.copy()
+            defects.replace(sound)
+        low, high = sound.min(axis=(0, 1)), sound.max(axis=(0, 1))
         preprocessing = Preprocessing.build(
             *normalization(low, high, options.channel_normalization),
             options.sigma_per_channel(channels),
             height,
             width,
+            options.highpass,
+            defects,
         )
         planes = preprocess(reference[None], preprocessing.without_time())
         return cls.from_preprocessed(

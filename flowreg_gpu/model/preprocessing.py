@@ -8,10 +8,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.model.resampling import TapTable, gaussian_kernel, gaussian_table
+from flowreg_gpu.model.resampling import TapTables, background_tables, gaussian_kernel, gaussian_table
 from flowreg_gpu.options import Options
 
-__all__ = ["Preprocessing", "channel_weights", "normalization"]
+__all__ = ["Defects", "Preprocessing", "channel_weights", "normalization"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Defects:
+    """Pixels of a sensor that are hot or dead, and the neighbours whose mean takes their place.
+
+    Parameters
+    ----------
+    position : (K,) int32
+        In planes (C, H, W), flat.
+    source : (K, 8) int32
+        Neighbours that are no defects, likewise; a position that is given again where there are fewer than eight.
+    weight : (K, 8) float32
+        Of the neighbours, with sum 1; 0 for those given again.
+    """
+
+    position: NDArray[np.int32]
+    source: NDArray[np.int32]
+    weight: NDArray[np.float32]
+
+    @classmethod
+    def build(cls, pixels: NDArray[np.intp], height: int, width: int) -> Defects:
+        """Build from pixels (K, 3): row, column, channel."""
+        known = {tuple(pixel) for pixel in pixels.tolist()}
+        position, source, weight = [], [], []
+        for y, x, channel in pixels.tolist():
+            near = [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+            good = [
+                (row, column)
+                for row, column in near
+                if 0 <= row < height and 0 <= column < width and (row, column, channel) not in known
+            ]
+            if not good:
+                continue  # in the middle of a cluster: no neighbour says what is there
+            places = [(channel * height + row) * width + column for row, column in good]
+            position.append((channel * height + y) * width + x)
+            source.append(places + places[:1] * (8 - len(places)))
+            weight.append([1 / len(places)] * len(places) + [0.0] * (8 - len(places)))
+        shape = (len(position), 8)
+        return cls(
+            np.array(position, np.int32),
+            np.array(source, np.int32).reshape(shape),
+            np.array(weight, np.float32).reshape(shape),
+        )
+
+    def replace(self, frame: NDArray[np.float32]) -> None:
+        """Replace the pixels of a frame (H, W, C) in place."""
+        height, width, channels = frame.shape
+        values = frame.reshape(-1)
+
+        def place(index: NDArray[np.int32]) -> NDArray[np.int32]:
+            channel, pixel = np.divmod(index, height * width)
+            flat: NDArray[np.int32] = pixel * channels + channel
+            return flat
+
+        values[place(self.position)] = (values[place(self.source)] * self.weight).sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +81,18 @@ class Preprocessing:
     temporal : (C, 2 halo + 1) float32
         Weights of the frames around each frame.
     spatial : per channel a pair of tap tables (rows, columns)
+    background : two pairs of tap tables (rows, columns), or None
+        They take minus the local mean of a filtered plane, which is then added: a high-pass.
+    defects : Defects or None
+        Pixels that are replaced before the filter in space.
     """
 
     minimum: NDArray[np.float32]
     scale: NDArray[np.float32]
     temporal: NDArray[np.float32]
-    spatial: tuple[tuple[TapTable, TapTable], ...]
+    spatial: tuple[TapTables, ...]
+    background: tuple[TapTables, TapTables] | None = None
+    defects: Defects | None = None
 
     @property
     def halo(self) -> int:
@@ -45,8 +107,10 @@ class Preprocessing:
         sigma: NDArray[np.float64],
         height: int,
         width: int,
+        highpass: float | None = None,
+        defects: Defects | None = None,
     ) -> Preprocessing:
-        """Build from normalisation constants (C,) and sigma (C, 3) = rows, columns, time."""
+        """Build from normalisation constants (C,), sigma (C, 3) = rows, columns, time, and `Options.highpass`."""
         radii = [int(4 * value + 0.5) for value in sigma[:, 2]]
         temporal = np.zeros((len(sigma), 2 * max(radii) + 1), np.float32)
         for channel, radius in enumerate(radii):
@@ -55,7 +119,8 @@ class Preprocessing:
                 sigma[channel, 2] if radius else 0.0, radius
             )
         spatial = tuple((gaussian_table(height, rows), gaussian_table(width, columns)) for rows, columns, _ in sigma)
-        return cls(minimum, scale, temporal, spatial)
+        background = None if highpass is None else background_tables(height, width, highpass)
+        return cls(minimum, scale, temporal, spatial, background, defects)
 
     def without_time(self) -> Preprocessing:
         """The same for single images, such as the reference."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 __all__ = [
     "TapTable",
+    "TapTables",
+    "background_tables",
     "cubic_kernel",
     "cubic_table",
     "gaussian_kernel",
@@ -35,6 +37,9 @@ class TapTable:
 
     index: NDArray[np.int32]
     weight: NDArray[np.float32]
+
+
+TapTables = tuple[TapTable, TapTable]  # of the rows and of the columns
 
 
 def cubic_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,6 +96,18 @@ def resampling_table(size: int, new_size: int, sigma: float) -> TapTable:
         weight += smoothing * cubic_kernel(distance - offset)
     weight /= weight.sum(axis=1, keepdims=True)
     return TapTable(_reflect(index, size), weight.astype(np.float32))
+
+
+def background_tables(height: int, width: int, sigma: float) -> tuple[TapTables, TapTables]:
+    """Tables that take minus the local mean of planes (height, width): first to a coarse grid, then back.
+
+    The local mean is a Gaussian of `sigma` pixels, sampled at steps of two thirds of that and interpolated cubically:
+    so a plane takes some ten taps a pixel, whatever `sigma` is.
+    """
+    sizes = [max(math.ceil(1.5 * size / sigma), 1) for size in (height, width)]
+    rows, columns = (resampling_table(size, coarse, sigma) for size, coarse in zip((height, width), sizes, strict=True))
+    up_rows, up_columns = (cubic_table(coarse, size) for size, coarse in zip((height, width), sizes, strict=True))
+    return (rows, columns), (dataclasses.replace(up_rows, weight=-up_rows.weight), up_columns)
 
 
 def cubic_table(size: int, new_size: int) -> TapTable:

@@ -21,9 +21,11 @@ from flowreg_gpu.engine.batch import Batch, BatchResult, FlowMean, Progress
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
+from flowreg_gpu.model.preprocessing import Defects
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
 from flowreg_gpu.registration.choices import Choices, ReferenceChoice
+from flowreg_gpu.registration.hot_pixels import find_hot_pixels
 from flowreg_gpu.registration.journal import Checkpoint, Journal
 from flowreg_gpu.registration.jumps import SAMPLES, AlignmentChoice, SecondAttempt, choose_alignment
 from flowreg_gpu.registration.memory import RunMemory, parse_memory
@@ -123,6 +125,10 @@ class Registration:
         self._verify, self._measures = verify, measure_unseen
         self._start_flow = start_flow or StartFlow.from_options(self.options)
         self._bad_frames = BadFrames(bad_frames, reader)
+        self._hot_pixels = np.empty((0, 3), np.intp)
+        if self.options.hot_pixels:
+            self._hot_pixels = find_hot_pixels(reader, self._bad_frames)
+        self._defects = Defects.build(self._hot_pixels, reader.height, reader.width) if len(self._hot_pixels) else None
         self._reference = resolve_reference(reference, reader, self._bad_frames)
         self._chooses_reference = is_auto(reference)
         self._owns_executor = not isinstance(executor, BaseExecutor)
@@ -174,6 +180,7 @@ class Registration:
             verification=None if verifier is None else verifier.summary(),
             resumed_at=checkpoint.finished,
             choices=choices,
+            hot_pixels=self._hot_pixels,
         )
 
     def tune(self, progress: StageProgress | None = None) -> Tuning:
@@ -252,13 +259,15 @@ class Registration:
         count = FrameCounter(report, "reference", len(self._reference))
         size = self.memory.reference_batch
         options = Choices(undecided(self.options), alignment=alignment).options(self.options)
-        return build_reference(self.reader, self._reference, options, self.executor, size, count, left_out)
+        return build_reference(
+            self.reader, self._reference, options, self.executor, size, count, left_out, self._defects
+        )
 
     def _choose_alignment(self, reference: NDArray[np.float32], report: StageProgress) -> AlignmentChoice | None:
         """Whether frames are aligned rigidly first, where that is left to the recording."""
         if not self.options.is_auto("cc_initialization"):
             return None
-        job = Job.from_raw(options=self.options, reference=reference)
+        job = Job.from_raw(options=self.options, reference=reference, defects=self._defects)
 
         def read(number: int) -> NDArray[Any] | None:
             with contextlib.suppress(Exception):  # as in `_samples`
@@ -295,7 +304,7 @@ class Registration:
         self, reference: NDArray[np.float32], samples: Sequence[int], options: Options, report: StageProgress
     ) -> Tuner | None:
         """Measures the frames `samples` against a reference without them; None where none of them can be read."""
-        job = Job.from_raw(options=options, reference=reference)
+        job = Job.from_raw(options=options, reference=reference, defects=self._defects)
 
         def windows() -> Iterator[tuple[int, NDArray[Any]]]:
             for number in samples:
@@ -311,7 +320,7 @@ class Registration:
 
     def _job(self, reference: NDArray[np.float32], options: Options) -> Job:
         low, high = reference.min(axis=(0, 1)), reference.max(axis=(0, 1))
-        job, constant = Job.from_raw(options=options, reference=reference), low == high
+        job, constant = Job.from_raw(options=options, reference=reference, defects=self._defects), low == high
         if np.all(constant):
             warnings.warn(f"the reference is constant ({low.tolist()}): the flow is zero", RuntimeWarning, stacklevel=4)
         elif options.weight is not None:

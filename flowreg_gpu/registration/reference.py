@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.cpu.preprocess import preprocess
+from flowreg_gpu.cpu.preprocess import preprocess, subtract_background
 from flowreg_gpu.engine.batch import Batch, Progress, unflagged
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors.base import BaseExecutor
 from flowreg_gpu.io import FrameReader, read_image
-from flowreg_gpu.model.preprocessing import Preprocessing, normalization
+from flowreg_gpu.model.preprocessing import Defects, Preprocessing, normalization
 from flowreg_gpu.options import AUTO, Options, check_plain
 from flowreg_gpu.registration.bad_frames import BadFrames
 from flowreg_gpu.registration.still_frames import choose_still_frames
@@ -172,10 +172,10 @@ def read_window(reader: FrameReader, start: int, stop: int, halo: int) -> NDArra
 
 
 class Selection(FrameReader):
-    """Some frames of a recording, as float32."""
+    """Some frames of a recording, as float32, without defects: in an average they would leave traces."""
 
-    def __init__(self, reader: FrameReader, frames: Sequence[int]) -> None:
-        self._reader, self._frames = reader, frames
+    def __init__(self, reader: FrameReader, frames: Sequence[int], defects: Defects | None = None) -> None:
+        self._reader, self._frames, self._defects = reader, frames, defects
         self.n_frames, self.height, self.width, self.n_channels = len(frames), *reader.shape[1:]
         self.dtype, self.has_channel_axis = np.dtype(np.float32), reader.has_channel_axis
 
@@ -183,6 +183,8 @@ class Selection(FrameReader):
         out = np.empty((stop - start, *self.shape[1:]), np.float32)
         for k, index in enumerate(self._frames[start:stop]):
             out[k] = self._reader.read(index, index + 1)[0]
+            if self._defects is not None:
+                self._defects.replace(out[k])
         return out
 
 
@@ -204,12 +206,13 @@ def build_reference(
     batch: int,
     progress: Progress | None = None,
     left_out: Collection[int] = (),
+    defects: Defects | None = None,
 ) -> BuiltReference:
     """Average of the frames after registering them to their mean, and that of all but some of them.
 
     Frames that are constant, or whose flow diverges, are not averaged; where all of them are, it is the mean.
     """
-    selection = Selection(reader, frames)
+    selection = Selection(reader, frames, defects)
     n_frames, height, width, channels = selection.shape
     if n_frames == 1:
         image: NDArray[np.float32] = selection.read(0, 1)[0]
@@ -219,11 +222,13 @@ def build_reference(
     mean_raw, mean_planes, low, high = _filtered_extent(selection, raw, batch, executor.n_workers)
     minimum, scale = normalization(low, high, options.channel_normalization)
     x, y = options.alpha_xy
+    preprocessing = Preprocessing.build(minimum, scale, sigma, height, width, options.highpass, defects)
+    normalized = (mean_planes - minimum[:, None, None]) * scale[:, None, None]
     job = Job.from_preprocessed(
         options=options.replace(alpha=(x + EXTRA_ALPHA, y + EXTRA_ALPHA), interpolation_method="cubic"),
         reference=mean_raw,
-        reference_planes=(mean_planes - minimum[:, None, None]) * scale[:, None, None],
-        preprocessing=Preprocessing.build(minimum, scale, sigma, height, width),
+        reference_planes=subtract_background(normalized, preprocessing),
+        preprocessing=preprocessing,
     )
     executor.start_recording(job)
     start = np.zeros((2, height, width), np.float32)

@@ -48,6 +48,8 @@ class Summary:
         Frames that an earlier run had finished, where this one went on with it.
     changed_inputs : tuple of str
         Files that were changed while they were read: the output may mix old and new frames.
+    hot_pixels : (K, 3) int
+        Row, column and channel of the hot and dead pixels that were found.
     choices : Choices
         What was chosen by the recording, and the correlation of pixels that the flow has not seen.
     """
@@ -64,6 +66,7 @@ class Summary:
     resumed_at: int = 0
     changed_inputs: tuple[str, ...] = ()
     choices: Choices = dataclasses.field(default_factory=Choices)
+    hot_pixels: NDArray[np.intp] = dataclasses.field(default_factory=lambda: np.empty((0, 3), np.intp))
 
     @property
     def frames_per_second(self) -> float:
@@ -112,6 +115,8 @@ class Summary:
         if len(self.realigned_frames):
             numbers = list_frames(self.realigned_frames)
             lines.append(f"frames that jump, aligned rigidly: {len(self.realigned_frames)} ({numbers})")
+        if len(self.hot_pixels):
+            lines.append(f"hot or dead pixels, replaced in what the flow sees: {len(self.hot_pixels)}")
         if len(self.bad_frames):
             lines.append(f"bad frames, left as they were: {len(self.bad_frames)} ({list_frames(self.bad_frames)})")
         if self.constant_frames:
@@ -136,6 +141,7 @@ class Summary:
         verification: Verification | None,
         resumed_at: int = 0,
         choices: Choices | None = None,
+        hot_pixels: NDArray[np.intp] | None = None,
     ) -> Summary:
         """Summary of frames with the statistics (T, 10) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
@@ -164,6 +170,7 @@ class Summary:
             verification,
             resumed_at,
             choices=choices or Choices(),
+            hot_pixels=np.empty((0, 3), np.intp) if hot_pixels is None else hot_pixels,
         )
 
 

@@ -146,6 +146,8 @@ def test_every_option_has_a_flag(recording: Path, tmp_path: Path) -> None:
         "gnc-schedule": "0,1",
         "warping-steps": "1",
         "sigma": "1,1,0",
+        "highpass": "9.5",
+        "hot-pixels": "false",
         "channel-normalization": "separate",
         "interpolation_method": "linear",
         "cc-initialization": "true",
