@@ -7,6 +7,7 @@ optics show is wider than a pixel, so that a bright spot has bright neighbours; 
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +34,17 @@ def find_hot_pixels(reader: FrameReader, bad_frames: BadFrames) -> NDArray[np.in
 
     Frames that cannot be read are left out: the run says so in its turn.
     """
-    total, above, below, count = np.zeros(reader.shape[1:]), 0, 0, 0
+    total, count = np.zeros(reader.shape[1:]), 0
+    above, below = np.zeros((2, *reader.shape[1:]), np.uint8)  # numbers of frames
     for number in spread_frames(reader.n_frames, min(SAMPLES, reader.n_frames)):
         with contextlib.suppress(Exception):
             frame = reader.read(number, number + 1)[0]
             if bad_frames.contains(number, frame):
                 continue
-            frame = frame.astype(np.float64)
+            frame = frame.astype(np.float32)
             low, high = _neighbours(frame)
-            above, below = above + (frame > high), below + (frame < low)
+            above += frame > high
+            below += frame < low
             total += frame
             count += 1
     nowhere = np.empty((0, 3), np.intp)
@@ -56,7 +59,7 @@ def find_hot_pixels(reader: FrameReader, bad_frames: BadFrames) -> NDArray[np.in
     return found if len(found) <= MOST * mean.size else nowhere
 
 
-def _neighbours(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _neighbours(image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Smallest and largest of the eight neighbours of every pixel of an image (H, W, C); fewer at the border."""
     extremes = []
     for extreme, outside in ((np.minimum, np.inf), (np.maximum, -np.inf)):
