@@ -124,6 +124,10 @@ class Options:
     highpass : float or None
         Subtract the local mean, a Gaussian of this standard deviation, 2 to 500 pixels, before the flow: for one-photon
         movies, whose uneven light and haze do not move with the tissue. Registered frames keep them.
+    bidirectional : float or 'auto'
+        Displacement along x of the odd lines against the even ones, -100 to 100 pixels, where lines are scanned to and
+        fro; they are moved back before anything else. 'auto' estimates it once a recording, and leaves alone what is
+        small or not sure; 0 or None never looks.
     hot_pixels : bool
         Find hot and dead pixels of the sensor, and replace them by their neighbours before the flow. Registered frames
         keep them.
@@ -185,6 +189,9 @@ class Options:
     highpass: float | None = _option(
         None, "remove what is wider than about so many pixels before the flow", none="nothing", limits=(2, 500)
     )
+    bidirectional: float | str = _option(
+        AUTO, "displacement of odd against even lines of a scan to and fro, pixels; 0: none", limits=(-100, 100)
+    )
     hot_pixels: bool = _option(True, "false: do not replace hot and dead pixels of the sensor in what the flow sees")
     channel_normalization: str = _option(
         "joint", "one range of brightness for all channels, or one each", choices=("joint", "separate")
@@ -217,6 +224,9 @@ class Options:
                 self._set(name, _integer(name, getattr(self, name), *_LIMITS[name]))
         if self.highpass is not None:
             self._set("highpass", _real("highpass", self.highpass, *_LIMITS["highpass"]))
+        if not self.is_auto("bidirectional"):
+            offset = 0.0 if self.bidirectional is None else self.bidirectional
+            self._set("bidirectional", _real("bidirectional", offset, *_LIMITS["bidirectional"]))
         for name in ("eta", "a_smooth", "a_data"):
             self._set(name, _real(name, getattr(self, name), *_LIMITS[name]))
         if self.solver == "multigrid" and self.a_smooth < 1:
@@ -278,7 +288,7 @@ class Options:
     @classmethod
     def without_choices(cls, **values: Any) -> Options:
         """Options of which nothing is chosen by the recording, but for what is named so: as in pyflowreg."""
-        return cls(**{"alpha": ALPHA, "cc_initialization": False, "hot_pixels": False, **values})
+        return cls(**{"alpha": ALPHA, "cc_initialization": False, "bidirectional": 0.0, "hot_pixels": False, **values})
 
     def replace(self, **changes: Any) -> Options:
         """Return a copy with some parameters changed, checked again."""

@@ -91,6 +91,7 @@ WRONG_TYPES = [
     ("cc_initialization", 1),
     ("cc_initialization", "no"),
     ("hot_pixels", "auto"),
+    ("bidirectional", "yes"),
     ("update_initialization_w", "yes"),
     ("gnc_schedule", ("0", "1")),
 ]
@@ -112,6 +113,7 @@ NOT_DEFAULT = {
     "warping_steps": 3,
     "sigma": ((1.0, 1.0, 0.1), (2.0, 2.0, 0.5)),
     "highpass": 12.0,
+    "bidirectional": 1.5,
     "hot_pixels": False,
     "channel_normalization": "separate",
     "interpolation_method": "linear",

@@ -30,11 +30,14 @@ class FlowOrigin(NamedTuple):
         Of the registered frames.
     n_channels : int
         Channels of the recording and its reference.
+    scan_offset : float
+        Displacement of the odd lines of the frames, which were moved back before; pixels.
     """
 
     recording: str
     interpolation: str
     n_channels: int
+    scan_offset: float = 0.0
 
 
 class FlowReader(FrameReader):

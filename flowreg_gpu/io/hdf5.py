@@ -19,6 +19,7 @@ BYTES_PER_CHUNK = 128
 # Attributes of the flow that say where it comes from. They have a fixed length: strings of variable length lie in a
 # heap of their own, and HDF5 reads a damaged one without end.
 _ORIGIN = ("recording", "interpolation")
+_OFFSET = "scan_offset"
 
 
 def _import_h5py() -> Any:
@@ -90,6 +91,7 @@ class Hdf5FlowWriter(FlowWriter):
             if self._origin is not None:
                 for name in _ORIGIN:
                     dataset.attrs[name] = np.bytes_(getattr(self._origin, name).encode())
+                dataset.attrs[_OFFSET] = np.float64(self._origin.scan_offset)
                 file.create_dataset("reference", data=np.full(self._reference_shape, np.nan, np.float32))
             self._note_places(file)
 
@@ -191,7 +193,12 @@ class Hdf5FlowReader(FlowReader):
             found = f"{reference.shape} of {reference.dtype}"
             raise ValueError(f"{self.path}: /reference is {found}, expected (H, W, C) of float32 as /flow")
         recording, interpolation = (bytes(attributes[name]).decode() for name in _ORIGIN)
-        return FlowOrigin(recording, interpolation, int(reference.shape[2]))
+        offset = np.asarray(attributes.get(_OFFSET, 0.0))  # older files have none
+        if offset.shape or offset.dtype.kind != "f" or not np.isfinite(offset):
+            raise ValueError(
+                f"{self.path}: the attribute {_OFFSET} of /flow is {offset!r}, expected a number of pixels"
+            )
+        return FlowOrigin(recording, interpolation, int(reference.shape[2]), float(offset))
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
         return np.ascontiguousarray(self._read(self._dataset, slice(start, stop)), self.dtype)

@@ -32,6 +32,7 @@ from flowreg_gpu.registration.files import check_extension, note_changed_inputs,
 from flowreg_gpu.registration.loop import FrameCounter, StageProgress
 from flowreg_gpu.registration.overlap import ReadAhead, WriteBehind
 from flowreg_gpu.registration.reference import ReferenceLike, Selection, is_auto, is_file, resolve_reference
+from flowreg_gpu.registration.scan_offset import NO_OFFSET, ScanOffset, ScanReader
 from flowreg_gpu.registration.summary import Summary
 
 __all__ = ["FlowApplication"]
@@ -76,13 +77,17 @@ class FlowApplication:
         check_extension(target)
         with contextlib.ExitStack() as stack:
             self._flow = stack.enter_context(open_flow_reader(flow_file))
-            self._reader = reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
+            reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
             _check_sizes(self._flow, reader)
             origin = self._flow.origin
             if interpolation is None:
                 interpolation = "cubic" if origin is None else origin.interpolation
             self._options = Options(interpolation_method=interpolation)
-            self.reference_source, self._reference = _choose_reference(reference, self._flow, reader)
+            self._scan_offset = NO_OFFSET if origin is None else ScanOffset(origin.scan_offset)
+            # the offset is that of the scan, and of all of its channels
+            self._reader = ScanReader(reader, self._scan_offset.pixels) if self._scan_offset.pixels else reader
+            own = origin is not None and origin.recording == recording_digest(reader)
+            self.reference_source, self._reference = _choose_reference(reference, self._flow, self._reader, own)
             if batch is not None:
                 positive_integer("batch", batch)
             self._owns_executor = not isinstance(executor, BaseExecutor)
@@ -141,6 +146,7 @@ class FlowApplication:
             reference=reference,
             nonfinite_pixels=nonfinite,
             verification=None,
+            scan_offset=self._scan_offset,
         )
         return note_changed_inputs(summary, self._inputs)
 
@@ -230,14 +236,17 @@ def _check_sizes(flow: FlowReader, reader: TiffReader) -> None:
 
 
 def _choose_reference(
-    reference: ReferenceLike, flow: FlowReader, reader: TiffReader
+    reference: ReferenceLike, flow: FlowReader, reader: FrameReader, own: bool
 ) -> tuple[str, NDArray[np.float32] | list[int]]:
-    """Where the reference comes from, and the image (H, W, C), or the frames that it is the mean of."""
+    """Where the reference comes from, and the image (H, W, C), or the frames that it is the mean of.
+
+    `own` says whether the flow was found on this recording.
+    """
     bad_frames = BadFrames(None, reader)  # those that the flow's run left as they were have no flow
     if reference is not None and not is_auto(reference):
         chosen = resolve_reference(reference, reader, bad_frames)
         return (f"mean of {len(chosen)} registered frames" if isinstance(chosen, list) else "as given"), chosen
-    if reference is None and flow.origin is not None and flow.origin.recording == recording_digest(reader):
+    if reference is None and own:
         saved = flow.read_reference()
         if saved is not None:
             return "saved with the flow", resolve_reference(saved, reader, bad_frames)

@@ -129,7 +129,8 @@ class FileRegistration:
         stack.callback(recording.keep_partial)  # after close(), or where nothing is finished, it keeps nothing
         for flow_file in outputs[1:]:
             interpolation = self.registration.options.interpolation_method
-            origin = FlowOrigin(recording_digest(reader), interpolation, n_channels)
+            offset = self.registration.scan_offset.pixels
+            origin = FlowOrigin(recording_digest(reader), interpolation, n_channels, offset)
             flow = open_flow_writer(flow_file, n_frames, height, width, origin, **how)
             self._writers.append(flow)
             stack.callback(flow.keep_partial)
@@ -216,6 +217,7 @@ class FileRegistration:
             verification=None,
             resumed_at=journal.checkpoint.finished,
             choices=Choices.from_dict(journal.choices),
+            scan_offset=self.registration.scan_offset,
         )
 
 

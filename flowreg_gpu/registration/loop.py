@@ -39,6 +39,7 @@ from flowreg_gpu.registration.reference import (
     resolve_reference,
     window_numbers,
 )
+from flowreg_gpu.registration.scan_offset import ScanOffset, ScanReader, estimate_scan_offset
 from flowreg_gpu.registration.start_flow import StartFlow
 from flowreg_gpu.registration.summary import COLUMNS, Summary
 from flowreg_gpu.registration.tuning import Tuner, Tuning, choose_alpha, sample_frames, sample_size, tune, undecided
@@ -84,6 +85,8 @@ class Registration:
     ----------
     memory : MemoryPlan
         The memory that the run will take, and the batch.
+    scan_offset : ScanOffset
+        Of the odd lines, which are moved back.
 
     Raises
     ------
@@ -125,8 +128,11 @@ class Registration:
         self._verify, self._measures = verify, measure_unseen
         self._start_flow = start_flow or StartFlow.from_options(self.options)
         self._bad_frames = BadFrames(bad_frames, reader)
+        self.scan_offset = self._find_scan_offset(reader)
+        if self.scan_offset.pixels:
+            self.reader = reader = ScanReader(reader, self.scan_offset.pixels)
         self._hot_pixels = np.empty((0, 3), np.intp)
-        if self.options.hot_pixels:
+        if self.options.hot_pixels and not self.scan_offset.pixels:  # a scanner's pixels are not those of a sensor
             self._hot_pixels = find_hot_pixels(reader, self._bad_frames)
         self._defects = Defects.build(self._hot_pixels, reader.height, reader.width) if len(self._hot_pixels) else None
         self._reference = resolve_reference(reference, reader, self._bad_frames)
@@ -181,7 +187,14 @@ class Registration:
             resumed_at=checkpoint.finished,
             choices=choices,
             hot_pixels=self._hot_pixels,
+            scan_offset=self.scan_offset,
         )
+
+    def _find_scan_offset(self, reader: FrameReader) -> ScanOffset:
+        """Given, or estimated; none where lines are not scanned to and fro."""
+        if isinstance(self.options.bidirectional, str):
+            return estimate_scan_offset(reader, self._bad_frames)
+        return ScanOffset(self.options.bidirectional)
 
     def tune(self, progress: StageProgress | None = None) -> Tuning:
         """Try every `alpha` on some frames, and say what it does; nothing is registered.

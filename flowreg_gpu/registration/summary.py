@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import FLAGS, STATISTICS
 from flowreg_gpu.registration.choices import Choices
+from flowreg_gpu.registration.scan_offset import NO_OFFSET, ScanOffset
 from flowreg_gpu.registration.verification import Verification
 
 __all__ = ["COLUMNS", "Summary", "list_frames"]
@@ -48,6 +49,8 @@ class Summary:
         Frames that an earlier run had finished, where this one went on with it.
     changed_inputs : tuple of str
         Files that were changed while they were read: the output may mix old and new frames.
+    scan_offset : ScanOffset
+        Displacement of odd lines, which were moved back; its `pixels` are 0 where there is none.
     hot_pixels : (K, 3) int
         Row, column and channel of the hot and dead pixels that were found.
     choices : Choices
@@ -66,6 +69,7 @@ class Summary:
     resumed_at: int = 0
     changed_inputs: tuple[str, ...] = ()
     choices: Choices = dataclasses.field(default_factory=Choices)
+    scan_offset: ScanOffset = NO_OFFSET
     hot_pixels: NDArray[np.intp] = dataclasses.field(default_factory=lambda: np.empty((0, 3), np.intp))
 
     @property
@@ -115,6 +119,8 @@ class Summary:
         if len(self.realigned_frames):
             numbers = list_frames(self.realigned_frames)
             lines.append(f"frames that jump, aligned rigidly: {len(self.realigned_frames)} ({numbers})")
+        if self.scan_offset.pixels:
+            lines.append(str(self.scan_offset))
         if len(self.hot_pixels):
             lines.append(f"hot or dead pixels, replaced in what the flow sees: {len(self.hot_pixels)}")
         if len(self.bad_frames):
@@ -142,6 +148,7 @@ class Summary:
         resumed_at: int = 0,
         choices: Choices | None = None,
         hot_pixels: NDArray[np.intp] | None = None,
+        scan_offset: ScanOffset = NO_OFFSET,
     ) -> Summary:
         """Summary of frames with the statistics (T, 10) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
@@ -170,6 +177,7 @@ class Summary:
             verification,
             resumed_at,
             choices=choices or Choices(),
+            scan_offset=scan_offset,
             hot_pixels=np.empty((0, 3), np.intp) if hot_pixels is None else hot_pixels,
         )
 

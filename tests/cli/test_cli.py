@@ -147,6 +147,7 @@ def test_every_option_has_a_flag(recording: Path, tmp_path: Path) -> None:
         "warping-steps": "1",
         "sigma": "1,1,0",
         "highpass": "9.5",
+        "bidirectional": "0.5",
         "hot-pixels": "false",
         "channel-normalization": "separate",
         "interpolation_method": "linear",

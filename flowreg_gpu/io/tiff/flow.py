@@ -54,7 +54,7 @@ class TiffFlowWriter(ReservedTiffWriter, FlowWriter):
         if origin is not None:
             self._reference_shape = (height, width, origin.n_channels)
             notes |= {"recording": origin.recording, "interpolation": origin.interpolation}
-            notes["reference_channels"] = origin.n_channels
+            notes |= {"reference_channels": origin.n_channels, "scan_offset": origin.scan_offset}
             unknown = np.full(self._reference_shape, np.nan, np.float32)
             tags = [(REFERENCE_TAG, 11, unknown.size, unknown.tobytes(), True)]
         how: Any = {"overwrite": overwrite, "resume_at": resume_at}
@@ -101,7 +101,8 @@ class TiffFlowReader(FlowReader):
         self.origin = None
         if {"recording", "interpolation", "reference_channels"} <= set(notes):
             names = str(notes["recording"]), str(notes["interpolation"])
-            self.origin = FlowOrigin(*names, int(notes["reference_channels"]))
+            # older files have no offset
+            self.origin = FlowOrigin(*names, int(notes["reference_channels"]), float(notes.get("scan_offset", 0.0)))
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
         return self._reader.read(start, stop)
