@@ -67,6 +67,11 @@ class FrameReader(abc.ABC):
         """Shape of the recording, (T, H, W, C)."""
         return self.n_frames, self.height, self.width, self.n_channels
 
+    @property
+    def parts(self) -> list[range]:
+        """Frames of every file of the recording."""
+        return [range(self.n_frames)]
+
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return frames `start` to `stop` (excluded) as a new array.
 

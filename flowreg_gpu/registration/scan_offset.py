@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +31,10 @@ if TYPE_CHECKING:  # it imports the summary, which shows an offset
 
 __all__ = ["NO_OFFSET", "ScanOffset", "ScanReader", "estimate_scan_offset"]
 
-# Frames whose mean is looked at, spread over the recording.
-SAMPLES = 60
+# Frames whose mean is looked at, spread over the recording, and at least in each of its files.
+SAMPLES, LEAST_SAMPLES = 60, 5
+# Files differ where their offsets do by so many pixels.
+DRIFT = 0.3
 # Bands of rows, and the least rows of each.
 BANDS, LEAST_ROWS = 12, 8
 # Largest offset that is looked for, in pixels and as part of the width.
@@ -71,10 +74,34 @@ NO_OFFSET = ScanOffset(0.0)
 def estimate_scan_offset(reader: FrameReader, bad_frames: BadFrames) -> ScanOffset:
     """The offset of a recording; none where it is small, or not sure.
 
-    Frames that cannot be read are left out: the run says so in its turn.
+    Where the recording is in several files whose offsets differ, a RuntimeWarning says so. Frames that cannot be read
+    are left out: the run says so in its turn.
     """
+    parts, everything = reader.parts, range(reader.n_frames)
+    offset = _estimate(reader, bad_frames, everything, SAMPLES)
+    if len(parts) > 1:
+        samples = max(SAMPLES // len(parts), LEAST_SAMPLES)
+        sure = [found for part in parts if (found := _estimate(reader, bad_frames, part, samples)).pixels]
+        lowest, highest = (extreme(sure, key=_pixels, default=NO_OFFSET) for extreme in (min, max))
+        if _pixels(highest) - _pixels(lowest) > max(DRIFT, CERTAIN * math.hypot(lowest.error, highest.error)):
+            warnings.warn(
+                f"the scan offset drifts over the files, from {lowest.pixels:g} to {highest.pixels:g} px: all are "
+                f"corrected by {offset.pixels:g} px; register them one by one, or give each its own (bidirectional)",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+    return offset
+
+
+def _pixels(offset: ScanOffset) -> float:
+    return offset.pixels
+
+
+def _estimate(reader: FrameReader, bad_frames: BadFrames, frames: range, samples: int) -> ScanOffset:
+    """The offset of some frames of a recording, by so many of them."""
     total, count = np.zeros(reader.shape[1:]), 0
-    for number in spread_frames(reader.n_frames, min(SAMPLES, reader.n_frames)):
+    for index in spread_frames(len(frames), min(samples, len(frames))):
+        number = frames[index]
         with contextlib.suppress(Exception):
             frame = reader.read(number, number + 1)[0]
             if not bad_frames.contains(number, frame) and np.isfinite(frame).all():

@@ -110,6 +110,23 @@ def test_frames_that_are_too_small():
     assert estimated(displaced(make_movie(4, 30, 40)[0], 2)) == NO_OFFSET
 
 
+def test_drift_over_files(movie, tmp_path):
+    frames, _, _ = movie
+    paths = [tmp_path / f"{k}.tif" for k in range(3)]
+    for path, offset in zip(paths, (1.0, 1.0, 2.0), strict=True):
+        tifffile.imwrite(path, displaced(frames[..., 0], offset), photometric="minisblack")
+
+    def offset_of(chosen):
+        with TiffReader(chosen) as reader:
+            return estimate_scan_offset(reader, BadFrames("auto", reader)).pixels
+
+    assert offset_of(paths[:2]) == pytest.approx(1, abs=0.1)  # no warning
+    with pytest.warns(RuntimeWarning, match=r"drifts over the files, from (0\.9|1)\d* to (1\.9|2)\d* px"):
+        assert 0.9 < offset_of(paths) < 2.1
+    with TiffReader(paths) as reader:
+        assert reader.parts == [range(16), range(16, 32), range(32, 48)]
+
+
 # A run
 
 

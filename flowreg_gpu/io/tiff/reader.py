@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -95,6 +96,11 @@ class TiffReader(FrameReader):
             return axes, (*shape[:i], shape[i] // own * n_frames, *shape[i + 1 :])
         layout = first.page_map.layout.with_frames(n_frames)
         return layout.axes, layout.shape
+
+    @property
+    def parts(self) -> list[range]:
+        """Frames of every file of the recording."""
+        return [range(int(first), int(stop)) for first, stop in itertools.pairwise(self._starts)]
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
         first = int(np.searchsorted(self._starts, start, "right")) - 1
