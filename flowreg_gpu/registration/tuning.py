@@ -51,7 +51,7 @@ __all__ = [
 
 # Frames that are looked at, by the flow of one half each for every value tried: so many frames choose better than half
 # as many by the flows of both halves. Large frames have many tiles, so that fewer of them do.
-MOST_SAMPLES, LEAST_SAMPLES, SAMPLE_PIXELS = 12, 4, 4 * 2**20
+MOST_SAMPLES, LEAST_SAMPLES, SAMPLE_PIXELS = 11, 4, 4 * 2**20
 # Rows of a run; odd, so that one is in the middle.
 RUN = 3
 # A filter that is narrower along the columns leaves gaps between the runs.
