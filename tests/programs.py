@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,14 @@ def run_program(*arguments, folder=REPOSITORY):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
         text=True, timeout=LIMIT, check=False, start_new_session=True,
+        preexec_fn=_heed_signals if os.name == "posix" else None,
     )  # fmt: skip
+
+
+def _heed_signals():
+    """Undo what nohup and background jobs do, else the programs would ignore signals that tests send."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def held_blocks():
