@@ -32,14 +32,14 @@ MOST = 0.01
 def find_hot_pixels(reader: FrameReader, bad_frames: BadFrames) -> NDArray[np.intp]:
     """Row, column and channel of every hot or dead pixel, (K, 3), in rising order.
 
-    Frames that cannot be read are left out: the run says so in its turn.
+    Frames with NaN are left out, and those that cannot be read: the run says so in its turn.
     """
     total, count = np.zeros(reader.shape[1:]), 0
     above, below = np.zeros((2, *reader.shape[1:]), np.uint8)  # numbers of frames
     for number in spread_frames(reader.n_frames, min(SAMPLES, reader.n_frames)):
         with contextlib.suppress(Exception):
             frame = reader.read(number, number + 1)[0]
-            if bad_frames.contains(number, frame):
+            if bad_frames.contains(number, frame) or not np.isfinite(frame).all():
                 continue
             frame = frame.astype(np.float32)
             low, high = _neighbours(frame)

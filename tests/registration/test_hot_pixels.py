@@ -86,6 +86,12 @@ def test_frames_without_an_image_say_nothing(movie):
     frames[10:] = 0  # black: only ten frames are left, all of them with the pixel
     assert found(frames) == [[30, 30, 0], [30, 30, 1]]
 
+    nonfinite = movie[1].astype(np.float32)
+    nonfinite[:5, 3, 4] = np.nan
+    assert found(nonfinite) == found(movie[1])  # by the other frames
+    nonfinite[:, 3, 4] = np.inf
+    assert found(nonfinite) == []
+
     class Broken(ArrayReader):
         def _load(self, start, stop):
             raise OSError("unplugged")

@@ -437,7 +437,7 @@ def test_two_batches_are_held_at_most(threaded, verify):
 
     sink._store = store_late
     executor = LateExecutor(frames) if threaded else "sequential"
-    options = Options(**FAST, buffer_size=5)
+    options = Options.without_choices(**FAST, buffer_size=5)
     Registration(source, movie.truth, executor, options, batch=1, verify=verify, bad_frames=None).run(sink)
     assert len(frames.references) == 5 + 9
     assert frames.most == (2 if threaded else 1)
