@@ -144,7 +144,8 @@ def test_flows_and_what_they_were_made_with(data, extension, channels):
     n_frames, height, width = data.draw(st.tuples(SIZES, *[st.integers(2, 7)] * 2))
     flow = data.draw(pixels((n_frames, height, width, 2), "float32"))
     reference = data.draw(pixels((height, width, channels), "float32"))
-    origin = data.draw(st.none() | st.builds(FlowOrigin, _ascii(), _ascii(), st.just(channels)))
+    offset = st.floats(-100, 100)
+    origin = data.draw(st.none() | st.builds(FlowOrigin, _ascii(), _ascii(), st.just(channels), offset))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"flow{extension}")
         with open_flow_writer(path, n_frames, height, width, origin) as writer:
