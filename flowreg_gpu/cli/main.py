@@ -18,6 +18,7 @@ __all__ = ["main"]
 COMMANDS = {
     "register": "register a TIFF recording",
     "tune": "try every smoothness on some frames, and say which one would be chosen",
+    "report": "show what a registration has done: a page with a verdict",
     "apply": "warp a recording, such as another channel, by a saved flow",
     "demo": "make a movie with known motion, register it, and measure the error",
     "smooth": "filter a recording by a Gaussian in space and time",

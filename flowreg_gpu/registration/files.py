@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import platform
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import flowreg_gpu
+from flowreg_gpu.engine.job import Job
 from flowreg_gpu.io import (
     FlowOrigin,
     FlowWriter,
@@ -34,6 +36,8 @@ from flowreg_gpu.options import AUTO
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.journal import Journal, JournalError, journal_name
 from flowreg_gpu.registration.loop import Registration, StageProgress
+from flowreg_gpu.registration.measuring import measure_quality, read_pairs, sample_numbers
+from flowreg_gpu.registration.results import write_results
 from flowreg_gpu.registration.summary import Summary
 
 __all__ = ["FileRegistration", "check_extension", "note_changed_inputs", "stamp"]
@@ -52,7 +56,7 @@ class FileRegistration:
 
     Parameters
     ----------
-    source, target, flow_file, axes, channels, resume, overwrite
+    source, target, flow_file, axes, channels, resume, overwrite, verify_motion
         As in `register_file`.
     **arguments
         Those of `Registration`, but for its reader.
@@ -73,10 +77,13 @@ class FileRegistration:
         channels: int | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        verify_motion: bool = False,
         **arguments: Any,
     ) -> None:
         check_extension(target)
         self.statistics_file = statistics_name(target)
+        self._target, self._axes, self._channels = target, axes, channels
+        self._measures_motion = verify_motion
         self._overwrite = overwrite
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(TiffReader(source, axes=axes, channels=channels))
@@ -146,7 +153,7 @@ class FileRegistration:
     def run(self, progress: StageProgress | None = None) -> Summary:
         """Register the recording; the files appear under their names when all of them are complete."""
         if not self._writers:
-            return self._finish_earlier_run()
+            return self._measured(self._finish_earlier_run())
         try:
             summary = self.registration.run(*self._pair(), progress, self._journal)
             for writer in self._writers:
@@ -157,7 +164,25 @@ class FileRegistration:
             known = self._journal.checkpoint is not None
             keep_partials(self._writers, "; resume=True (--resume) goes on with them" if known else "")
             raise
-        return note_changed_inputs(summary, self._inputs)
+        return note_changed_inputs(self._measured(summary), self._inputs)
+
+    def _measured(self, summary: Summary) -> Summary:
+        """The summary with measures of some frames; a warning where they cannot be read: all is written."""
+        used = ~summary.flagged
+        if not used.any():
+            return summary
+        original = self.registration.reader
+        numbers = sample_numbers(used, math.prod(original.shape[1:]))
+        assert summary.options is not None
+        job = Job.from_raw(options=summary.options, reference=summary.reference)
+        try:
+            with TiffReader(self._target, axes=self._axes, channels=self._channels) as registered:
+                pairs = list(read_pairs(original, registered, numbers))
+                quality = measure_quality(pairs, job, motion=self._measures_motion)
+        except Exception as error:
+            warnings.warn(f"the registered frames cannot be measured: {error}", RuntimeWarning, stacklevel=3)
+            return summary
+        return dataclasses.replace(summary, quality=quality)
 
     def _pair(self) -> tuple[ReservedFileWriter, ReservedFileWriter | None]:
         return self._writers[0], self._writers[1] if len(self._writers) > 1 else None
@@ -168,7 +193,7 @@ class FileRegistration:
         statistics = PendingFile(self.statistics_file, overwrite=self._overwrite, resume=written)
         try:
             with open(statistics.path, "wb") as file:
-                np.savez(file, **summary.statistics)  # type: ignore[arg-type]  # the stub mistakes names for flags
+                write_results(file, summary, [os.path.basename(path) for path in self._inputs])
                 os.fsync(file.fileno())
             self._journal.mark_complete()
         except BaseException:
@@ -216,8 +241,9 @@ class FileRegistration:
             nonfinite_pixels=journal.checkpoint.nonfinite,
             verification=None,
             resumed_at=journal.checkpoint.finished,
-            choices=Choices.from_dict(journal.choices),
+            choices=(choices := Choices.from_dict(journal.choices)),
             scan_offset=self.registration.scan_offset,
+            options=choices.options(self.registration.options),
         )
 
 

@@ -51,6 +51,8 @@ IMAGE_SIDE = 128
 # errors; fewer tiles say nothing. Of 2 200 frames of noise or of another scene, moved to where phase correlation finds
 # them most alike, none reaches both; 1 in 80 reaches three standard errors.
 GAIN, CERTAIN, LEAST_TILES = 0.1, 5.0, 10
+# A registered frame is compared, and not moved any more; so it needs fewer standard errors.
+CERTAIN_MISSED = 3.0
 # Frames that correlate less than this part of what is usual are tested in the run. A test costs little.
 SUSPICIOUS = 0.85
 # `alpha` where it is chosen by the recording later on, for gradient constancy.
@@ -84,12 +86,12 @@ class AlignmentChoice:
         return f"frames jump by up to {self.longest:.0f} px: aligned rigidly first"
 
 
-def is_clearly_better(gain: NDArray[np.float64]) -> bool:
+def is_clearly_better(gain: NDArray[np.float64], certain: float = CERTAIN) -> bool:
     """Whether tiles (n,) correlate clearly better in one image than in another, by their differences."""
     if len(gain) < LEAST_TILES:
         return False
     mean, error = gain.mean(), gain.std(ddof=1) / math.sqrt(len(gain))
-    return bool(mean >= max(GAIN, CERTAIN * error))
+    return bool(mean >= max(GAIN, certain * error))
 
 
 class JumpTest:
@@ -119,13 +121,29 @@ class JumpTest:
     def jump(self, planes: NDArray[np.float32], start: NDArray[np.float32]) -> float:
         """Length in pixels of the jump of filtered planes (C, H, W) from a start flow (2, H, W); 0 for no jump."""
         expected = warp(planes, start, planes, interpolation="linear") if start.any() else planes
+        return self._jump(planes, start, expected, expected, CERTAIN)
+
+    def is_missed(self, planes: NDArray[np.float32], registered: NDArray[np.float32]) -> bool:
+        """Whether filtered planes (C, H, W) have jumped, and lie better where they are only moved than `registered`."""
+        unmoved = np.zeros((2, *planes.shape[1:]), np.float32)
+        return self._jump(planes, unmoved, planes, registered, CERTAIN_MISSED) > 0
+
+    def _jump(
+        self,
+        planes: NDArray[np.float32],
+        start: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        rival: NDArray[np.float32],
+        certain: float,
+    ) -> float:
+        """Length of the jump of planes from where they are expected, if it is clearly better than a rival."""
         shift = phase_shift(self._aligner, expected)
         length = float(np.hypot(*shift.ravel().astype(np.float64)))
         if length < LEAST_JUMP:
             return 0.0
         # pixels from outside are the frame's own where they were, and gain nothing
         moved = warp(planes, start + shift, planes, interpolation="linear")
-        return length if is_clearly_better(self._tiles(moved) - self._tiles(expected)) else 0.0
+        return length if is_clearly_better(self._tiles(moved) - self._tiles(rival), certain) else 0.0
 
     def _tiles(self, planes: NDArray[np.float32]) -> NDArray[np.float64]:
         """Correlation (n,) of the tiles of the image of planes with the reference's."""

@@ -188,6 +188,7 @@ class Registration:
             choices=choices,
             hot_pixels=self._hot_pixels,
             scan_offset=self.scan_offset,
+            options=job.options,
         )
 
     def _find_scan_offset(self, reader: FrameReader) -> ScanOffset:

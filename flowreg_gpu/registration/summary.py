@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import FLAGS, STATISTICS
+from flowreg_gpu.options import Options
+from flowreg_gpu.quality.measures import Quality
+from flowreg_gpu.quality.verdict import Verdict, judge, list_frames
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.scan_offset import NO_OFFSET, ScanOffset
 from flowreg_gpu.registration.verification import Verification
 
-__all__ = ["COLUMNS", "Summary", "list_frames"]
+__all__ = ["COLUMNS", "Summary"]
 
 #: Columns of the statistics of a recording: those of its batches, 1 where the frame is bad, and 1 where it was
 #: registered once more.
 COLUMNS = (*STATISTICS, "bad", "realigned")
+#: Of a frame that has no flow of its own.
 _FLAGS = (*STATISTICS[FLAGS], "bad")
 
 
@@ -55,6 +60,10 @@ class Summary:
         Row, column and channel of the hot and dead pixels that were found.
     choices : Choices
         What was chosen by the recording, and the correlation of pixels that the flow has not seen.
+    options : Options or None
+        Of the run, with what was chosen in the place of 'auto'; None where frames were only warped.
+    quality : Quality or None
+        Measures of some frames before and after; None where nothing was written, or they cannot be read again.
     """
 
     n_frames: int
@@ -71,6 +80,36 @@ class Summary:
     choices: Choices = dataclasses.field(default_factory=Choices)
     scan_offset: ScanOffset = NO_OFFSET
     hot_pixels: NDArray[np.intp] = dataclasses.field(default_factory=lambda: np.empty((0, 3), np.intp))
+    options: Options | None = None
+    quality: Quality | None = None
+    crop: tuple[slice, slice] | None = None
+    field: Any = None
+
+    @property
+    def from_reference(self) -> float | None:
+        """Part of the registered pixels that lay outside their frames and are the reference's; None if not measured."""
+        if self.field is None or not self.field.count:
+            return None
+        return float(self.field.outside.mean() / self.field.count)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Better, unchanged or worse, and why; None where no frame was compared."""
+        unseen, quality = self.choices.unseen, self.quality
+        if unseen is not None:
+            gains: Sequence[float] = unseen.gains
+        elif quality is not None:
+            gains = (quality.correlations_after - quality.correlations_before).tolist()
+        else:
+            return None
+        return judge(
+            gains,
+            self.statistics,
+            seen=unseen is None,
+            quality=quality,
+            alpha_given=self.choices.alpha is None,
+            aligned=self.options is not None and self.options.prealigns,
+        )
 
     @property
     def frames_per_second(self) -> float:
@@ -97,6 +136,32 @@ class Summary:
         """Frames (T,) with any flag in `statistics`: their flow is zero, and the means in `str` leave them out."""
         flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in _FLAGS])
         return flags
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the run did, as JSON can hold it; the statistics of the frames by their means over those not flagged."""
+        used = {name: values[~self.flagged] for name, values in self.statistics.items() if values.dtype.kind == "f"}
+        return {
+            "frames": self.n_frames,
+            "seconds": self.seconds,
+            "frames_per_second": self.frames_per_second,
+            "executor": self.executor,
+            "resumed_at": self.resumed_at,
+            "verdict": None if self.verdict is None else dataclasses.asdict(self.verdict),
+            "quality": None if self.quality is None else self.quality.to_dict(),
+            "means": {name: float(values.mean()) if len(values) else None for name, values in used.items()},
+            "largest_displacement": float(used["max_disp"].max(initial=0)),
+            "bad_frames": self.bad_frames.tolist(),
+            "realigned_frames": self.realigned_frames.tolist(),
+            "constant_frames": self.constant_frames,
+            "diverged_frames": self.diverged_frames,
+            "nonfinite_pixels": self.nonfinite_pixels,
+            "hot_pixels": len(self.hot_pixels),
+            "scan_offset": float(self.scan_offset.pixels),
+            "choices": self.choices.to_dict(),
+            "options": None if self.options is None else self.options.to_dict(),
+            "verification": None if self.verification is None else dataclasses.asdict(self.verification),
+            "changed_inputs": list(self.changed_inputs),
+        }
 
     def __str__(self) -> str:
         went_on = f", after {self.resumed_at} of an earlier run" if self.resumed_at else ""
@@ -133,6 +198,8 @@ class Summary:
             lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
         if self.verification is not None:
             lines.append(str(self.verification))
+        if self.verdict is not None:
+            lines.append(str(self.verdict))
         return "\n".join(lines)
 
     @classmethod
@@ -149,6 +216,7 @@ class Summary:
         choices: Choices | None = None,
         hot_pixels: NDArray[np.intp] | None = None,
         scan_offset: ScanOffset = NO_OFFSET,
+        options: Options | None = None,
     ) -> Summary:
         """Summary of frames with the statistics (T, 10) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
@@ -179,13 +247,5 @@ class Summary:
             choices=choices or Choices(),
             scan_offset=scan_offset,
             hot_pixels=np.empty((0, 3), np.intp) if hot_pixels is None else hot_pixels,
+            options=options,
         )
-
-
-def list_frames(numbers: NDArray[np.intp], most: int = 10) -> str:
-    """Numbers of frames in rising order, runs as 'first-last', at most so many of them: '3, 7-12, 40 and more'."""
-    if not len(numbers):
-        return ""
-    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    told = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:most])
-    return told + (" and more" if len(runs) > most else "")

@@ -112,11 +112,16 @@ class Unseen:
     before, after : float
         Mean of the frames, before and after registration.
     frames : tuple of int
+    gains : tuple of float
+        What registration adds to the correlation of each frame, against the same pixels, warped as well, and a
+        reference that is warped with them. So the smoothing of the interpolation, which raises any correlation, is in
+        both.
     """
 
     before: float
     after: float
     frames: tuple[int, ...]
+    gains: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -322,17 +327,21 @@ class Tuner:
 
     def unseen(self, options: Options) -> Unseen:
         """Correlation of unseen pixels with the reference, by the flows of these options."""
-        before, after = [], []
+        before, after, gains, reference = [], [], [], self._job.reference_planes
         for index, flow in self.flows(options):
-            before.append(self._correlation(self._unseen[index], self._compared[index % 2]))
-            after.append(self._correlation(*self._warped(index, flow)))
-        return Unseen(float(np.mean(before)), float(np.mean(after)), self.frames)
+            before.append(self._correlation(self._unseen[index], reference, self._compared[index % 2]))
+            warped, weight = self._warped(index, flow)
+            after.append(self._correlation(warped, reference, weight))
+            gains.append(after[-1] - self._correlation(warped, warp(reference, flow, reference), weight))
+        return Unseen(float(np.mean(before)), float(np.mean(after)), self.frames, tuple(gains))
 
-    def _correlation(self, planes: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
-        """Correlation of planes (C, H, W) with the reference over weighted pixels (H, W), mean of the channels."""
+    def _correlation(
+        self, planes: NDArray[np.float32], references: NDArray[np.float32], weight: NDArray[np.float32]
+    ) -> float:
+        """Correlation of planes with those of a reference, (C, H, W), over weighted pixels (H, W); mean of channels."""
         total = 0.0
-        for image, reference, share in zip(planes, self._job.reference_planes, self._job.mean_weight, strict=True):
-            total += share * _weighted_correlation(image, reference, weight)
+        for image, reference, share in zip(planes, references, self._job.mean_weight, strict=True):
+            total += float(share) * _weighted_correlation(image, reference, weight)
         return total
 
 

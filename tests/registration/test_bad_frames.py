@@ -9,10 +9,10 @@ import flowreg_gpu as fg
 from flowreg_gpu.cli.main import main
 from flowreg_gpu.io import ArrayReader, ArrayWriter
 from flowreg_gpu.options import Options
+from flowreg_gpu.quality.verdict import list_frames
 from flowreg_gpu.registration.bad_frames import BadFrames, measure_brightness
 from flowreg_gpu.registration.journal import JournalError
 from flowreg_gpu.registration.loop import Registration
-from flowreg_gpu.registration.summary import list_frames
 from tests.emulation import EmulatedDevice
 from tests.movies import recording, texture
 

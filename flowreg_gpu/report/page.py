@@ -1,0 +1,152 @@
+"""The page of a report: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowreg_gpu.io import PathLike, PendingFile
+from flowreg_gpu.report.data import ReportData
+from flowreg_gpu.report.figures import draw_figures, shared_contrast, to_png, to_svg
+
+__all__ = ["figures_of", "write_page"]
+
+# Largest side of an image of the page in pixels, and bytes that the frames that are played may take in all.
+IMAGE_SIDE, STRIP_BYTES = 1024, 6_000_000
+_QUALITIES = (85, 60, 35, 15)  # of WebP, tried in this order until the frames fit
+
+
+def write_page(path: PathLike, data: ReportData, *, overwrite: bool = False) -> None:
+    """Write the page; it appears under its name when it is complete.
+
+    Raises
+    ------
+    FileExistsError
+        The file is there already, and `overwrite` is False.
+    """
+    text = render_page(data)
+    with PendingFile(path, len(text), overwrite=overwrite) as pending:
+        Path(pending.path).write_text(text, encoding="utf-8")
+
+
+def render_page(data: ReportData) -> str:
+    """The page as text."""
+    template = files("flowreg_gpu.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    figures = draw_figures(data)
+    traces = figures.pop("traces", None)
+    return environment.from_string(template).render(
+        data=data,
+        colour={"better": "good", "worse": "bad"}.get(data.verdict.word, "even"),
+        channels=_channels(data),
+        traces=None if traces is None else Markup(to_svg(traces)),
+        pictures={name: _data_url(to_png(figure), "png") for name, figure in figures.items() if name != "images"},
+        embedded={
+            **figures_of(data),
+            "strip": _strip(data),
+            "trace": None if traces is None else _plot_area(traces, data.shape[0]),
+        },
+    )
+
+
+def figures_of(data: ReportData) -> dict[str, Any]:
+    """Verdict, measures and facts, as JSON can hold them."""
+    return {
+        "title": data.title,
+        "verdict": dataclasses.asdict(data.verdict),
+        "measures": [dict(zip(("name", "before", "after", "meaning"), row, strict=True)) for row in data.measures],
+        "shape": list(data.shape),
+        "facts": _finite(data.facts),
+        "warnings": list(data.warnings),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _grey(image: NDArray[np.float32], contrast: tuple[float, float]) -> NDArray[np.uint8]:
+    """An image (h, w) in 256 greys."""
+    low, high = contrast
+    scaled = np.clip((np.nan_to_num(image, nan=low) - low) / (high - low), 0, 1)
+    grey: NDArray[np.uint8] = (255 * scaled + 0.5).astype(np.uint8)
+    return grey
+
+
+def _encode(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def _fit(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every k-th pixel of an image that is too large for the page."""
+    step = -(-max(image.shape[:2]) // IMAGE_SIDE)
+    return image[::step, ::step]
+
+
+def _channels(data: ReportData) -> list[dict[str, Any]]:
+    """For each channel, mean and maximum before and after with one contrast, and what has changed in the mean."""
+    channels = []
+    for channel in range(data.before.mean.shape[-1]):
+        views = {}
+        for kind in ("mean", "maximum"):
+            pair = [_fit(getattr(side, kind)[..., channel]) for side in (data.before, data.after)]
+            contrast = shared_contrast(*pair)
+            views[kind] = [_data_url(_encode(_grey(image, contrast)), "webp") for image in pair]
+        change = _fit(data.after.mean[..., channel] - data.before.mean[..., channel])
+        largest = max(-shared_contrast(change)[0], shared_contrast(change)[1], 1e-6)
+        colours = colormaps["coolwarm"](_grey(change, (-largest, largest)))[..., :3]
+        difference = _data_url(_encode((255 * colours).astype(np.uint8)), "webp")
+        channels.append({"views": views, "difference": difference, "largest": f"{largest:.3g}"})
+    return channels
+
+
+def _strip(data: ReportData) -> dict[str, Any]:
+    """Frames that are played, for each channel; coarser where they would take too much."""
+    strip = data.strip
+    pixels = []
+    for channel in range(strip.before.shape[-1]):
+        contrast = shared_contrast(strip.before[..., channel], strip.after[..., channel])
+        pixels.append(
+            [[_grey(frame[..., channel], contrast) for frame in side] for side in (strip.before, strip.after)]
+        )
+    for quality in _QUALITIES:
+        frames = [[[_encode(frame, quality) for frame in side] for side in sides] for sides in pixels]
+        if sum(len(frame) for sides in frames for side in sides for frame in side) <= STRIP_BYTES:
+            break
+    height, width = strip.before.shape[1:3]
+    return {
+        "numbers": strip.numbers.tolist(),
+        "width": width,
+        "height": height,
+        "frames": [[[_data_url(frame, "webp") for frame in side] for side in sides] for sides in frames],
+    }
+
+
+def _plot_area(figure: Figure, n_frames: int) -> dict[str, float]:
+    """Where the time axis lies in the figure, in parts of its width, and how many frames it has."""
+    left, _, right, _ = figure.axes[0].get_position().extents
+    return {"left": float(left), "right": float(right), "frames": n_frames}
