@@ -2,6 +2,7 @@
 //
 // Launch: one thread an element, blockIdx.z = frame (or plane).
 #include "common.cuh"
+#include "warp.cuh"
 
 // Thread: one element of a linear array.
 __global__ void fill(float value, long long count, float* __restrict__ out) {  // (count)
@@ -31,6 +32,30 @@ __global__ void add_frames(const float* __restrict__ flow,  // (frames, frame)
   double sum = total[element];
   for (int k = first; k < frames; ++k) sum += flow[k * frame + element];
   total[element] = sum;
+}
+
+// Thread: one pixel of all frames. Flows are rounded to 1/256 pixel, so that whole numbers are summed and the order does
+// not matter; a frame is outside at a pixel that the warp takes from outside of it.
+__global__ void add_field(const float* __restrict__ flow,  // (frames, 2, height, width)
+                          int frames, int height, int width,
+                          long long* __restrict__ sums) {  // (4, height, width): u, v, u^2 + v^2, outside
+  const long long plane = (long long)height * width, pixel = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (pixel >= plane) return;
+  const int y = (int)(pixel / width), x = (int)(pixel - (long long)y * width);
+  long long sum_u = sums[pixel], sum_v = sums[plane + pixel], squares = sums[2 * plane + pixel];
+  long long outside = sums[3 * plane + pixel];
+  for (int k = 0; k < frames; ++k) {
+    const float u = flow[2 * k * plane + pixel], v = flow[(2 * k + 1) * plane + pixel];
+    const long long a = (long long)rintf(u * 256.0f), b = (long long)rintf(v * 256.0f);
+    sum_u += a;
+    sum_v += b;
+    squares += a * a + b * b;
+    outside += !lies_inside((float)x + u, (float)y + v, height, width);
+  }
+  sums[pixel] = sum_u;
+  sums[plane + pixel] = sum_v;
+  sums[2 * plane + pixel] = squares;
+  sums[3 * plane + pixel] = outside;
 }
 
 // Thread: one pixel of a frame; planes to pairs.

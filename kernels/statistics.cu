@@ -16,7 +16,8 @@
 
 // Columns of `statistics`, as flowreg_gpu/engine/cpu_task.py names them.
 enum Column {
-  MEAN_DISP, MAX_DISP, MEAN_DIV, MEAN_TRANSLATION, CORRELATION_BEFORE, CORRELATION_AFTER, CONSTANT, DIVERGED, COLUMNS
+  MEAN_DISP, MAX_DISP, MEAN_DIV, MEAN_TRANSLATION, TRANSLATION_X, TRANSLATION_Y, CORRELATION_BEFORE, CORRELATION_AFTER,
+  CONSTANT, DIVERGED, COLUMNS
 };
 
 struct ImageSums {
@@ -129,7 +130,7 @@ __global__ void settle(const double* __restrict__ partial,  // (frames, parts, 6
   // 1. add the parts
   const FlowSums sums = total_of_parts<FlowSums>(partial + blockIdx.z * 6LL * parts, parts);
   const double mean = sums.length / pixels, divergence = sums.divergence / pixels;
-  const double translation = hypot(sums.u / pixels, sums.v / pixels);
+  const double u = sums.u / pixels, v = sums.v / pixels;
 
   // 2. decide
   double* row = statistics + blockIdx.z * (long long)COLUMNS;
@@ -141,7 +142,9 @@ __global__ void settle(const double* __restrict__ partial,  // (frames, parts, 6
     row[MEAN_DISP] = zero ? 0.0 : mean;
     row[MAX_DISP] = zero ? 0.0 : sums.largest;
     row[MEAN_DIV] = zero ? 0.0 : divergence;
-    row[MEAN_TRANSLATION] = zero ? 0.0 : translation;
+    row[MEAN_TRANSLATION] = zero ? 0.0 : hypot(u, v);
+    row[TRANSLATION_X] = zero ? 0.0 : u;
+    row[TRANSLATION_Y] = zero ? 0.0 : v;
     row[DIVERGED] = diverged;
   }
   if (!zero) return;

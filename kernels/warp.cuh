@@ -40,9 +40,13 @@ __device__ __forceinline__ int place_taps(float position, float* weight) {
 }
 
 // False where the target lies outside, or is NaN.
+__device__ __forceinline__ bool lies_inside(float x, float y, int height, int width) {
+  return x >= 0.0f && x < (float)width && y >= 0.0f && y < (float)height;
+}
+
 template <int TAPS>
 __device__ __forceinline__ bool find_target(float x, float y, int height, int width, Target<TAPS>& target) {
-  if (!(x >= 0.0f && x < (float)width && y >= 0.0f && y < (float)height)) return false;
+  if (!lies_inside(x, y, height, width)) return false;
   target.column = place_taps<TAPS>(fminf(x, (float)(width - 1)), target.weight_x);
   target.row = place_taps<TAPS>(fminf(y, (float)(height - 1)), target.weight_y);
   return true;

@@ -84,6 +84,7 @@ def run(chosen: argparse.Namespace) -> int:
             resume=chosen.resume,
             overwrite=chosen.overwrite,
             verify_motion=chosen.verify_motion,
+            measure_field=report is not None or chosen.json,
         )
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         return say(error, WRONG_USAGE)

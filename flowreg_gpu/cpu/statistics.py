@@ -15,14 +15,14 @@ from flowreg_gpu.cpu.jit import compiled
 __all__ = ["correlation", "flow_statistics", "leaves_frame"]
 
 
-def flow_statistics(flow: NDArray[np.float32]) -> tuple[float, float, float, float]:
-    """Mean and largest displacement, mean divergence, mean translation of flow (2, H, W), H, W >= 2; pixels.
+def flow_statistics(flow: NDArray[np.float32]) -> tuple[float, float, float, float, float, float]:
+    """Mean and largest displacement, mean divergence, and mean translation of flow (2, H, W), H, W >= 2; pixels.
 
     Divergence is du/dx + dv/dy by central differences, one-sided at the edges; its mean over a line telescopes,
-    so only the ends of every line enter. Mean translation is the length of the mean vector.
+    so only the ends of every line enter. Mean translation is the mean vector: its length, x and y.
     """
     mean, largest, divergence, u, v = _flow_statistics(flow)
-    return mean, largest, divergence, float(np.hypot(u, v))
+    return mean, largest, divergence, float(np.hypot(u, v)), u, v
 
 
 def leaves_frame(flow: NDArray[np.float32]) -> bool:

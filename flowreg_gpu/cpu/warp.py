@@ -20,7 +20,7 @@ from flowreg_gpu.cpu.jit import compiled, inlined
 from flowreg_gpu.cpu.store import store
 from flowreg_gpu.model.resampling import CUBIC_A
 
-__all__ = ["warp", "warp_frame"]
+__all__ = ["lies_inside", "warp", "warp_frame"]
 
 _TAPS = {"cubic": 4, "linear": 2, "nearest": 1}
 _A = np.float32(CUBIC_A)
@@ -71,6 +71,12 @@ def warp_frame(
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(-1)
+
+
+@inlined
+def lies_inside(position, limit):
+    """Whether a position along an axis of `limit` pixels, both float32, lies inside; NaN does not."""
+    return (position >= _ZERO) & (position < limit)
 
 
 @inlined
@@ -206,7 +212,7 @@ def _place(flow, offset, first, step, scale, size, width, pitch, taps, index, we
     last, limit = np.float32(size - 1), np.float32(size)
     for j in range(width):
         position = np.float32(first + step * j) + flow[_U(offset + j)] * scale
-        inside = (position >= _ZERO) & (position < limit)
+        inside = lies_inside(position, limit)
         clamped = min(position, last) if inside else _ZERO
         if taps == 1:
             clamped = np.rint(clamped)

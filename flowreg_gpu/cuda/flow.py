@@ -7,10 +7,10 @@ import numpy as np
 from flowreg_gpu.cuda.device import Buffer, Device
 from flowreg_gpu.cuda.launch import LINE, frame_stride, line_grid
 
-__all__ = ["EXPRESSIONS", "FILE", "add", "add_frames", "fill", "interleave"]
+__all__ = ["EXPRESSIONS", "FILE", "add", "add_field", "add_frames", "fill", "interleave"]
 
 FILE = "flow.cu"
-EXPRESSIONS = ("fill", "add", "add_frames", "interleave")
+EXPRESSIONS = ("fill", "add", "add_frames", "add_field", "interleave")
 
 
 def fill(device: Device, planes: Buffer, value: float) -> None:
@@ -46,6 +46,14 @@ def add_frames(device: Device, flow: Buffer, first: int, total: Buffer) -> None:
     count = int(np.prod(total.shape))
     device.kernel(FILE, "add_frames")(
         line_grid(count), LINE, (flow, np.int32(first), np.int32(flow.shape[0]), np.int64(count), total)
+    )
+
+
+def add_field(device: Device, flow: Buffer, sums: Buffer) -> None:
+    """Add the flows (n, 2, H, W) to the sums (4, H, W) int64 of a `FlowField`."""
+    frames, _, height, width = flow.shape
+    device.kernel(FILE, "add_field")(
+        line_grid(height * width), LINE, (flow, np.int32(frames), np.int32(height), np.int32(width), sums)
     )
 
 

@@ -1,7 +1,7 @@
-"""Per-frame statistics on the device: a row (n, 8) float64 of each frame, and zero flow where there is none to keep.
+"""Per-frame statistics on the device: a row (n, 10) float64 of each frame, and zero flow where there is none to keep.
 
-Columns: mean_disp, max_disp, mean_div, mean_translation, correlation_before, correlation_after, constant, diverged. A
-frame's row is the same to the last bit whatever batch the frame is in.
+Columns: mean_disp, max_disp, mean_div, mean_translation, translation_x, translation_y, correlation_before,
+correlation_after, constant, diverged. A frame's row is the same to the last bit whatever batch the frame is in.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = [
 FILE = "statistics.cu"
 EXPRESSIONS = (*(f"image_sums<{kind}>" for kind in C_TYPES.values()), "correlate", "flow_sums", "settle")
 
-COLUMNS = 8
-CORRELATIONS = {"correlation_before": 4, "correlation_after": 5}
+COLUMNS = 10
+CORRELATIONS = {"correlation_before": 6, "correlation_after": 7}
 SIZES = {"COLUMNS": COLUMNS, **{name.upper(): column for name, column in CORRELATIONS.items()}}
 
 BLOCK = (256,)
@@ -114,7 +114,7 @@ def describe_flow(device: Device, flow: Buffer, statistics: Buffer) -> None:
     count, _, height, width = flow.shape
     if min(height, width) < 2 or statistics.shape != (count, COLUMNS):
         raise ValueError(
-            f"flow is {flow.shape} and statistics {statistics.shape}, expected (n, 2, H, W), H, W >= 2, and (n, 8)"
+            f"flow is {flow.shape} and statistics {statistics.shape}, expected (n, 2, H, W), H, W >= 2, and (n, 10)"
         )
     grid = part_grid(height * width, count)
     partial = device.empty((count, grid[0], len(FLOW_SUMS)), np.float64)

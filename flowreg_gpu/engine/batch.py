@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flowreg_gpu.cpu.field import FLOW_STEPS, add_flows
 from flowreg_gpu.options import FRAME_DTYPES
 
 __all__ = [
     "FLAGS",
+    "FLOW_STEPS",
     "STATISTICS",
     "Batch",
     "BatchResult",
+    "FlowField",
     "FlowMean",
     "Progress",
     "check_warpable",
@@ -33,6 +36,8 @@ STATISTICS = (
     "max_disp",
     "mean_div",
     "mean_translation",
+    "translation_x",
+    "translation_y",
     "correlation_before",
     "correlation_after",
     "constant",
@@ -45,9 +50,74 @@ FLAGS = slice(STATISTICS.index("constant"), None)
 
 
 def unflagged(statistics: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which frames have a flow of their own, (n,), by their statistics (n, 8): those without any flag."""
+    """Which frames have a flow of their own, (n,), by their statistics (n, 10): those without any flag."""
     own: NDArray[np.bool_] = np.all(statistics[:, FLAGS] == 0, axis=1)
     return own
+
+
+class FlowField:
+    """What the flows of a recording are at every pixel, summed as whole numbers, so that their order does not matter.
+
+    Flagged frames are left out: their flow is zero, so that the sums may hold it, and they do not count.
+
+    Attributes
+    ----------
+    count : int
+        Frames.
+    sums : (4, H, W) int64 or None
+        Of u, of v and of u^2 + v^2, each of u and v rounded to 1/256 px; and the frames whose registered pixel comes
+        from outside the frame. None where nothing was added.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: NDArray[np.int64] | None = None
+
+    def add(self, flows: NDArray[np.float32], statistics: NDArray[np.float64]) -> None:
+        """Add flows (n, H, W, 2) of frames with these statistics (n, 10)."""
+        self.sums = np.zeros((4, *flows.shape[1:3]), np.int64) if self.sums is None else self.sums
+        add_flows(flows, self.sums)
+        self.count += int(np.count_nonzero(unflagged(statistics)))
+
+    def replace(self, old: FlowField, new: FlowField) -> None:
+        """Take what was added for some frames away, and add something else for as many."""
+        assert self.sums is not None
+        for field, sign in ((old, -1), (new, 1)):
+            assert field.sums is not None
+            self.sums += sign * field.sums
+            self.count += sign * field.count
+
+    def copy(self) -> FlowField:
+        """The field as it is now."""
+        copied = FlowField()
+        copied.count, copied.sums = self.count, None if self.sums is None else self.sums.copy()
+        return copied
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """Mean flow (2, H, W), pixels; zero where no frame counts."""
+        return (self._sums[:2] / (FLOW_STEPS * max(self.count, 1))).astype(np.float32)
+
+    @property
+    def deviation(self) -> NDArray[np.float32]:
+        """Standard deviation of the flow (H, W) about its mean: root mean square of the distance, pixels."""
+        count = max(self.count, 1)
+        mean = self._sums[:2] / count
+        variance = self._sums[2] / count - (mean**2).sum(axis=0)
+        deviation: NDArray[np.float32] = (np.sqrt(np.maximum(variance, 0)) / FLOW_STEPS).astype(np.float32)
+        return deviation
+
+    @property
+    def outside(self) -> NDArray[np.int64]:
+        """Frames (H, W) whose registered pixel comes from outside the frame."""
+        outside: NDArray[np.int64] = self._sums[3]
+        return outside
+
+    @property
+    def _sums(self) -> NDArray[np.int64]:
+        if self.sums is None:
+            raise ValueError("the flow field is empty: no frame was added")
+        return self.sums
 
 
 class FlowMean:
@@ -61,7 +131,7 @@ class FlowMean:
         self.total: NDArray[np.float64] | None = None
 
     def add(self, flows: NDArray[np.float32], statistics: NDArray[np.float64]) -> None:
-        """Add flows (n, H, W, 2) of frames with these statistics (n, 8)."""
+        """Add flows (n, H, W, 2) of frames with these statistics (n, 10)."""
         for flow in np.moveaxis(flows, -1, 1):
             self.total = flow.astype(np.float64) if self.total is None else self.total + flow
         self.count += int(np.count_nonzero(unflagged(statistics)))
@@ -97,6 +167,8 @@ class Batch:
         False lets the executor leave the flow out of its result.
     mean, averaged : FlowMean or None, int
         Where to add the flows of the last `averaged` frames; those of flagged ones do not count.
+    field : FlowField or None
+        Where to add the flows of all frames that are estimated.
     progress : callable or None
         Called with the number of newly finished frames, also while the batch runs.
     """
@@ -109,6 +181,7 @@ class Batch:
     keep_flow: bool = True
     mean: FlowMean | None = None
     averaged: int = 0
+    field: FlowField | None = None
     progress: Progress | None = None
 
     @property
@@ -118,8 +191,8 @@ class Batch:
 
     @property
     def flows(self) -> int:
-        """Frames, the last ones, whose flow is wanted: by the caller, or for the mean."""
-        if self.keep_flow and self.flow is None:
+        """Frames, the last ones, whose flow is wanted: by the caller, for the field, or for the mean."""
+        if (self.keep_flow or self.field is not None) and self.flow is None:
             return self.count
         return 0 if self.mean is None else self.averaged
 
@@ -140,7 +213,7 @@ class BatchResult(NamedTuple):
     """Result of a batch; the arrays are valid until the executor's next batch, or the one after it (`keeps_results`).
 
     `registered` (n, H, W, C) has the frames' dtype, `flow` (n, H, W, 2) is float32 in pixels and may be None where it
-    was not asked for, `statistics` (n, 8) float64 has the columns `STATISTICS`.
+    was not asked for, `statistics` (n, 10) float64 has the columns `STATISTICS`.
     """
 
     registered: NDArray[Any]

@@ -25,7 +25,7 @@ class WarpTask:
 
     Inputs and outputs lie in named arrays, shared where workers are processes. Arrays read: `frames` (n, H, W, C), the
     file's dtype; `reference` (H, W, C) float32, raw; `given_flow` (n, 2, H, W) float32. Arrays written: `registered`
-    (n, H, W, C), `statistics` (n, 8) float64.
+    (n, H, W, C), `statistics` (n, 10) float64.
     """
 
     options: Options
@@ -73,7 +73,7 @@ class RegistrationTask(WarpTask):
     Arrays read: `frames` (n + 2 halo, H, W, C), the file's dtype; `reference` (H, W, C) float32, raw;
     `reference_planes` and `weight` (C, H, W) float32; `mean_weight` (C,) float32; `start` (2, H, W) float32; and
     `planes` (n, C, H, W) float32 where `preprocessing` is None. Arrays written: `registered` (n, H, W, C),
-    `statistics` (n, 8) float64, and `flow` (m, H, W, 2) float32: of the last m frames, those whose flow is wanted.
+    `statistics` (n, 10) float64, and `flow` (m, H, W, 2) float32: of the last m frames, those whose flow is wanted.
     """
 
     preprocessing: Preprocessing | None

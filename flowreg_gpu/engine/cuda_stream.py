@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flowreg_gpu.cuda.device import Buffer, Device, DeviceError, DeviceMemoryError
-from flowreg_gpu.cuda.flow import add_frames, interleave
+from flowreg_gpu.cuda.flow import add_field, add_frames, interleave
 from flowreg_gpu.cuda.launch import upload
 from flowreg_gpu.cuda.paper import PaperDevice
 from flowreg_gpu.cuda.staging import PinnedArrays, Staging
@@ -93,7 +93,7 @@ class DeviceStream:
         Raises
         ------
         DeviceError
-            A fault; `state` says what is finished, and the batch's mean is as it was.
+            A fault; `state` says what is finished, and the batch's mean and field are as they were.
         """
         batch = state.batch
         try:
@@ -101,13 +101,14 @@ class DeviceStream:
             start = None
             if batch.start is not None:
                 start = upload(self._device, np.ascontiguousarray(batch.start[None], np.float32))
-            total = self._upload_total(batch)
+            total, field = self._upload_total(batch), self._upload_field(batch)
             while state.finished < batch.count:
                 try:
-                    self._run_parts(state, result, start, total)
+                    self._run_parts(state, result, start, total, field)
                 except DeviceMemoryError as error:
                     self._halve(error)
             self._download_total(batch, total, result)
+            self._download_field(batch, field, result)
             return result
         except BaseException:
             # what is still queued uses memory that is let go here
@@ -116,7 +117,14 @@ class DeviceStream:
             self._staging = None
             raise
 
-    def _run_parts(self, state: BatchState, result: BatchResult, start: Buffer | None, total: Buffer | None) -> None:
+    def _run_parts(
+        self,
+        state: BatchState,
+        result: BatchResult,
+        start: Buffer | None,
+        total: Buffer | None,
+        field: Buffer | None,
+    ) -> None:
         """Queue one part after the other, at most one ahead of the one that is waited for."""
         batch = state.batch
         step = min(self._largest_part(batch), batch.count - state.finished)
@@ -131,7 +139,7 @@ class DeviceStream:
         for first in range(state.finished, batch.count, step):
             stop = min(first + step, batch.count)
             try:
-                self._queue(batch, range(first, stop), result, staging, start, total)
+                self._queue(batch, range(first, stop), result, staging, start, total, field)
             except DeviceError:
                 with contextlib.suppress(DeviceError):
                     collect(ahead=0)  # what was queued before the fault
@@ -148,6 +156,7 @@ class DeviceStream:
         staging: Staging,
         start: Buffer | None,
         total: Buffer | None,
+        field: Buffer | None,
     ) -> None:
         """Queue upload, registration and download of the frames of a part."""
         assert self._task is not None
@@ -161,6 +170,8 @@ class DeviceStream:
         local = max(batch.count - batch.averaged - first, 0)
         if total is not None and local < stop - first:
             add_frames(self._device, flow, local, total)
+        if field is not None:
+            add_field(self._device, flow, field)
         staging.download(downloads)
 
     def _largest_part(self, batch: Batch) -> int:
@@ -217,3 +228,19 @@ class DeviceStream:
         self._device.synchronize()
         batch.mean.total = host.copy()
         batch.mean.count += int(np.count_nonzero(unflagged(result.statistics[batch.count - batch.averaged :])))
+
+    def _upload_field(self, batch: Batch) -> Buffer | None:
+        """Sums of the field so far (4, H, W) int64, where this batch adds to it."""
+        if batch.field is None or batch.start is None:
+            return None
+        sums = batch.field.sums
+        return upload(self._device, np.zeros((4, *batch.start.shape[1:]), np.int64) if sums is None else sums)
+
+    def _download_field(self, batch: Batch, field: Buffer | None, result: BatchResult) -> None:
+        if field is None or batch.field is None:
+            return
+        host = self._pinned.get("field", field.shape, np.int64)
+        self._device.copy(host, field)
+        self._device.synchronize()
+        batch.field.sums = host.copy()
+        batch.field.count += int(np.count_nonzero(unflagged(result.statistics)))

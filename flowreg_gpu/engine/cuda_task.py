@@ -25,7 +25,7 @@ __all__ = ["DeviceResult", "DeviceTask", "DeviceWarp", "device_task"]
 
 
 class DeviceResult(NamedTuple):
-    """Results of a batch on the device: (n, H, W, C) in the frames' dtype, (n, 2, H, W) float32, (n, 8) float64."""
+    """Results of a batch on the device: (n, H, W, C) in the frames' dtype, (n, 2, H, W) float32, (n, 10) float64."""
 
     registered: Buffer
     flow: Buffer

@@ -73,6 +73,8 @@ class CPUExecutor(BaseExecutor):
         flow = self._allocate("flow", (batch.flows, *frames.shape[1:3], 2), np.float32)
         statistics = self._allocate("statistics", (count, len(STATISTICS)), np.float64)
         self._run(self._task, range(count), batch.progress)
+        if batch.field is not None:
+            batch.field.add(flow, statistics)
         if batch.mean is not None:
             batch.mean.add(flow[batch.flows - batch.averaged :], statistics[count - batch.averaged :])
         return BatchResult(registered, flow if batch.keep_flow and batch.flow is None else None, statistics)

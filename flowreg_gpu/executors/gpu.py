@@ -205,11 +205,11 @@ class GPUExecutor(BaseExecutor):
             return self._finish(state)
 
     def _finish(self, state: BatchState) -> BatchResult:
-        """Register what a device left undone, and again what it did not hand in for the mean flow."""
+        """Register what a device left undone, and again what it did not hand in for the mean flow or the field."""
         assert self._fallback is not None
         assert self._job is not None
         batch = state.batch
-        first = min(state.finished, batch.count - batch.averaged)
+        first = 0 if batch.field is not None else min(state.finished, batch.count - batch.averaged)
         again = state.finished - first
 
         def progress(finished: int) -> None:

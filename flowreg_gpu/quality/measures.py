@@ -8,7 +8,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BeforeAfter", "Quality"]
+__all__ = ["BeforeAfter", "FlowMap", "Quality"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlowMap:
+    """The flow of a recording per pixel, over the frames that have one.
+
+    Attributes
+    ----------
+    count : int
+        Frames.
+    mean : (2, H, W) float32
+        Mean of (u, v), pixels.
+    deviation : (H, W) float32
+        Root mean square of the distance to that mean, pixels.
+    outside : (H, W) int
+        Frames in which the registered pixel comes from outside the frame.
+    """
+
+    count: int
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    outside: NDArray[np.int64]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Pixels (H, W) that every frame covers."""
+        valid: NDArray[np.bool_] = self.outside == 0
+        return valid
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ from flowreg_gpu.io import (
 from flowreg_gpu.options import AUTO
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.journal import Journal, JournalError, journal_name
-from flowreg_gpu.registration.loop import Registration, StageProgress
+from flowreg_gpu.registration.loop import Registration, StageProgress, flow_map
 from flowreg_gpu.registration.measuring import measure_quality, read_pairs, sample_numbers
 from flowreg_gpu.registration.results import write_results
 from flowreg_gpu.registration.summary import Summary
@@ -178,7 +178,9 @@ class FileRegistration:
         try:
             with TiffReader(self._target, axes=self._axes, channels=self._channels) as registered:
                 pairs = list(read_pairs(original, registered, numbers))
-                quality = measure_quality(pairs, job, motion=self._measures_motion)
+                quality = measure_quality(
+                    pairs, job, from_reference=summary.from_reference, motion=self._measures_motion
+                )
         except Exception as error:
             warnings.warn(f"the registered frames cannot be measured: {error}", RuntimeWarning, stacklevel=3)
             return summary
@@ -241,6 +243,7 @@ class FileRegistration:
             nonfinite_pixels=journal.checkpoint.nonfinite,
             verification=None,
             resumed_at=journal.checkpoint.finished,
+            field=None if journal.checkpoint.field is None else flow_map(journal.checkpoint.field),
             choices=(choices := Choices.from_dict(journal.choices)),
             scan_offset=self.registration.scan_offset,
             options=choices.options(self.registration.options),
@@ -326,6 +329,7 @@ def _given(
         "outputs": [os.path.basename(path) for path in outputs],
         "reference": _noted(arguments.get("reference")),
         "bad_frames": _noted(arguments.get("bad_frames", "auto")),
+        "measure_field": bool(arguments.get("measure_field", False)),
         **{field.name: _noted(getattr(options, field.name)) for field in dataclasses.fields(options)},
     }
 

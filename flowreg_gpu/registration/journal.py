@@ -21,13 +21,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import FlowMean
+from flowreg_gpu.engine.batch import FlowField, FlowMean
 from flowreg_gpu.io import PathLike, ReservedFileWriter, open_held, partial_name, sync_file
 from flowreg_gpu.registration.summary import COLUMNS
 
 __all__ = ["JOURNAL_EXTENSION", "Checkpoint", "Journal", "JournalError", "journal_name"]
 
-MAGIC = b"flowreg-gpu journal 2\n"
+MAGIC = b"flowreg-gpu journal 3\n"
 JOURNAL_EXTENSION = ".journal"
 _PREFIX = np.dtype([("length", "<u4"), ("crc", "<u4")])  # of the header
 _CHOICES_BYTES = 4096
@@ -43,6 +43,8 @@ _STATE = np.dtype(
         ("statistics_crc", "<u4"),  # of the rows of the finished frames
         ("start_crc", "<u4"),
         ("total_crc", "<u4"),  # where there is one
+        ("counted", "<u8"),  # frames in the field
+        ("field_crc", "<u4"),  # where it is measured
         ("last_frame", "<u4", (2,)),  # CRC-32 of the last finished frame in the recording and in the flow
     ]
 )
@@ -67,6 +69,8 @@ class Checkpoint(NamedTuple):
         NaN or infinite pixels so far.
     statistics : (n, columns) float64
         Where a run goes on: of all these frames; where a batch is recorded: of its frames.
+    field : FlowField or None
+        Of all these frames, where it is measured.
     """
 
     finished: int
@@ -74,6 +78,7 @@ class Checkpoint(NamedTuple):
     mean: FlowMean
     nonfinite: int
     statistics: NDArray[np.float64]
+    field: FlowField | None = None
 
 
 def journal_name(target: PathLike) -> str:
@@ -136,7 +141,11 @@ class Journal:
             ]
         )
         flow = (2, height, width)
-        self._slot = np.dtype([("state", _STATE), ("start", "<f4", flow), ("total", "<f8", flow)])
+        parts: list[Any] = [("state", _STATE), ("start", "<f4", flow), ("total", "<f8", flow)]
+        self._measures_field = bool(header["given"].get("measure_field"))
+        if self._measures_field:
+            parts.append(("field", "<i8", (4, height, width)))
+        self._slot = np.dtype(parts)
         self._slots_at = header_bytes + self._image.itemsize
         self._statistics_at = self._slots_at + _SLOTS * self._slot.itemsize
         self._image_at = header_bytes
@@ -272,6 +281,11 @@ class Journal:
             total = np.ascontiguousarray(checkpoint.mean.total, "<f8")
             self._write(slot + self._offset("total"), total)
             total_crc = _crc(total)
+        field_crc = counted = 0
+        if checkpoint.field is not None:
+            sums = np.ascontiguousarray(checkpoint.field.sums, "<i8")
+            self._write(slot + self._offset("field"), sums)
+            field_crc, counted = _crc(sums), checkpoint.field.count
         values = {
             "complete": self.complete,
             "finished": checkpoint.finished,
@@ -281,6 +295,8 @@ class Journal:
             "statistics_crc": self._statistics_crc,
             "start_crc": known[1],
             "total_crc": total_crc,
+            "counted": counted,
+            "field_crc": field_crc,
         }
         state = np.zeros((), _STATE)
         for name, value in values.items():
@@ -321,7 +337,12 @@ class Journal:
         if state["summed"]:
             mean.count, mean.total = int(state["averaged"]), slot["total"].astype(np.float64)
         start = slot["start"].astype(np.float32)
-        self.checkpoint = Checkpoint(int(state["finished"]), start, mean, int(state["nonfinite"]), statistics)
+        field = None
+        if self._measures_field:
+            field = FlowField()
+            field.count, field.sums = int(state["counted"]), slot["field"].astype(np.int64)
+        nonfinite = int(state["nonfinite"])
+        self.checkpoint = Checkpoint(int(state["finished"]), start, mean, nonfinite, statistics, field)
         self.complete = bool(state["complete"])
         self._turn, self._statistics_crc = 1 - k, int(state["statistics_crc"])
 
@@ -335,6 +356,8 @@ class Journal:
         parts = {"start_crc": slot["start"], "statistics_crc": rows}
         if state["summed"]:
             parts["total_crc"] = slot["total"]
+        if self._measures_field:
+            parts["field_crc"] = slot["field"]
         whole = all(_crc(part) == state[name] for name, part in parts.items())
         return (slot, rows) if whole else None
 

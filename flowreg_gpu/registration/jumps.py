@@ -28,7 +28,7 @@ from flowreg_gpu.cpu import phase_shift, prepare_alignment, resize, warp
 from flowreg_gpu.cpu.preprocess import preprocess
 from flowreg_gpu.cpu.statistics import correlation
 from flowreg_gpu.cpu.tiles import tile_correlations, tile_grid
-from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, Progress, unflagged
+from flowreg_gpu.engine.batch import STATISTICS, Batch, BatchResult, FlowField, Progress, unflagged
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor, SequentialExecutor
 from flowreg_gpu.model.relaxation import STIFFNESS
@@ -310,12 +310,26 @@ class SecondAttempt:
             attempt = self._attempt(batch, int(index), correlation(result.registered[index], self._job.reference))
             if attempt is None:
                 continue
+            if batch.field is not None:
+                self._correct(batch.field, batch, int(index))
             result.registered[index], result.statistics[index] = attempt.registered[0], attempt.statistics[0]
             if result.flow is not None and attempt.flow is not None:
                 result.flow[index] = attempt.flow[0]
             replaced[index] = True
         self._executor = None  # and its memory
         return replaced
+
+    def _correct(self, field: FlowField, batch: Batch, index: int) -> None:
+        """Put the flow of a frame with alignment in the place of the one without, which is estimated once more."""
+        fields = []
+        for aligned in (False, True):
+            executor = SequentialExecutor()
+            options = self._job.options.replace(cc_initialization=aligned)
+            executor.start_recording(dataclasses.replace(self._job, options=options))
+            fields.append(FlowField())
+            single = batch.part(index, index + 1, None)
+            executor.register_batch(dataclasses.replace(single, mean=None, averaged=0, field=fields[-1]))
+        field.replace(*fields)
 
     def _attempt(self, batch: Batch, index: int, known: float) -> BatchResult | None:
         """Frame `index` of a batch with alignment, if it has jumped and then correlates more than `known`."""
@@ -331,6 +345,6 @@ class SecondAttempt:
             aligned = job.options.replace(cc_initialization=True)
             self._executor.start_recording(dataclasses.replace(job, options=aligned))
         # the sum of flows, from which the next window starts, has had the first flow
-        result = self._executor.register_batch(dataclasses.replace(single, mean=None, averaged=0))
+        result = self._executor.register_batch(dataclasses.replace(single, mean=None, averaged=0, field=None))
         better = unflagged(result.statistics)[0] and correlation(result.registered[0], job.reference) > known
         return result if better else None

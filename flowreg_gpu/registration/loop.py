@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import Batch, BatchResult, FlowMean, Progress
+from flowreg_gpu.engine.batch import Batch, BatchResult, FlowField, FlowMean, Progress
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.executors import BaseExecutor, create_executor
 from flowreg_gpu.io import FrameReader, FrameWriter
 from flowreg_gpu.model.preprocessing import Defects
 from flowreg_gpu.options import Options, check_size, merge_options, positive_integer
+from flowreg_gpu.quality.measures import FlowMap
 from flowreg_gpu.registration.bad_frames import BadFrames, BadFramesLike, ReadFrames
 from flowreg_gpu.registration.choices import Choices, ReferenceChoice
 from flowreg_gpu.registration.hot_pixels import find_hot_pixels
@@ -45,7 +46,7 @@ from flowreg_gpu.registration.summary import COLUMNS, Summary
 from flowreg_gpu.registration.tuning import Tuner, Tuning, choose_alpha, sample_frames, sample_size, tune, undecided
 from flowreg_gpu.registration.verification import Verifier, spread_frames
 
-__all__ = ["FrameCounter", "Registration", "StageProgress"]
+__all__ = ["FrameCounter", "Registration", "StageProgress", "flow_map"]
 
 #: Called with the stage ("reference", "alignment", "choices", "start", "frames"), frames finished in it, and frames in
 #: it.
@@ -80,6 +81,8 @@ class Registration:
     measure_unseen : bool
         Whether the summary is to have the correlation of pixels that a flow has not seen; it takes the time of some
         frames.
+    measure_field : bool
+        Whether the summary is to have the flow of the recording per pixel, and the pixels that every frame covers.
 
     Attributes
     ----------
@@ -110,6 +113,7 @@ class Registration:
         memory: int | str | None = None,
         keep_flow: bool = True,
         measure_unseen: bool = False,
+        measure_field: bool = False,
     ) -> None:
         limit = None if memory is None else parse_memory(memory)
         self.options = merge_options(options, {})
@@ -125,7 +129,7 @@ class Registration:
             positive_integer("batch", batch)
         if verify and positive_integer("verify", verify) > reader.n_frames:
             raise ValueError(f"verify={verify} is more than the {reader.n_frames} frames of the recording")
-        self._verify, self._measures = verify, measure_unseen
+        self._verify, self._measures, self._measures_field = verify, measure_unseen, measure_field
         self._start_flow = start_flow or StartFlow.from_options(self.options)
         self._bad_frames = BadFrames(bad_frames, reader)
         self.scan_offset = self._find_scan_offset(reader)
@@ -145,6 +149,7 @@ class Registration:
             self.options,
             self.executor,
             keep_flow=keep_flow,
+            measure_field=measure_field,
             verify=verify,
             builds_reference=builds_reference,
             chooses=self._looks_ahead or self.options.is_auto("cc_initialization"),
@@ -173,8 +178,9 @@ class Registration:
             self.executor.start_recording(job)
             if checkpoint is None:
                 empty = np.empty((0, len(COLUMNS)))
-                checkpoint = Checkpoint(0, self._first_start(job, report), FlowMean(), 0, empty)
-            statistics, nonfinite = self._run_windows(
+                field = FlowField() if self._measures_field else None
+                checkpoint = Checkpoint(0, self._first_start(job, report), FlowMean(), 0, empty, field)
+            statistics, nonfinite, field = self._run_windows(
                 job, checkpoint, (writer, flow_writer), verifier, second, report, journal
             )
         return Summary.from_statistics(
@@ -189,6 +195,7 @@ class Registration:
             hot_pixels=self._hot_pixels,
             scan_offset=self.scan_offset,
             options=job.options,
+            field=None if field is None else flow_map(field),
         )
 
     def _find_scan_offset(self, reader: FrameReader) -> ScanOffset:
@@ -370,13 +377,13 @@ class Registration:
         second: SecondAttempt | None,
         report: StageProgress,
         journal: Journal | None,
-    ) -> tuple[NDArray[np.float64], int]:
+    ) -> tuple[NDArray[np.float64], int, FlowField | None]:
         """Register all frames after a checkpoint, and hand registered frames and flows to the writers.
 
-        A window is registered in batches of what memory holds. Returns the statistics (T, 10) of all frames and the
-        number of NaN or infinite pixels.
+        A window is registered in batches of what memory holds. Returns the statistics (T, 12) of all frames, the number
+        of NaN or infinite pixels, and the flow field where it is measured.
         """
-        finished, start, mean, nonfinite, known = checkpoint
+        finished, start, mean, nonfinite, known, field = checkpoint
         averaged = self._start_flow.last
         keep_flow = writers[1] is not None or verifier is not None
         count = FrameCounter(report, "frames", self.reader.n_frames, finished)
@@ -386,7 +393,7 @@ class Registration:
             for frames in windows:
                 if frames.start % self._start_flow.window == 0:  # not in the middle of the checkpoint's window
                     start, mean = mean.planes(start), FlowMean()
-                window = _Window(frames, start, mean, averaged, keep_flow, count)
+                window = _Window(frames, start, mean, averaged, keep_flow, count, field)
                 for first, batch, read, result in self._batches(job, window, reading):
                     if verifier is not None:
                         verifier.compare(first, batch.frames, start, result)
@@ -394,7 +401,8 @@ class Registration:
                     rows = read.put_back(result, job.reference)
                     rows[:, COLUMNS.index("realigned")] = realigned
                     nonfinite += read.nonfinite
-                    state = Checkpoint(first + len(rows), start, mean.copy(), nonfinite, rows)
+                    noted = None if field is None or journal is None else field.copy()
+                    state = Checkpoint(first + len(rows), start, mean.copy(), nonfinite, rows, noted)
                     writing.write(
                         (result.registered, result.flow),
                         lent=not self.executor.keeps_results,
@@ -402,7 +410,7 @@ class Registration:
                     )
                     statistics.append(rows)
                     del batch, read, result  # their memory, before another batch is read
-        return np.concatenate(statistics), nonfinite
+        return np.concatenate(statistics), nonfinite, field
 
     def _windows_after(self, finished: int) -> list[range]:
         """Frames of every window that are not finished."""
@@ -438,14 +446,20 @@ class Registration:
                 keep_flow=window.keep_flow,
                 mean=window.mean,
                 averaged=min(max(span.stop - (window.frames.stop - window.averaged), 0), len(span)),
+                field=window.field,
                 progress=window.progress,
             )
             yield span.start, batch, read, self.executor.register_batch(batch)
             del batch, read  # as the caller does
 
 
+def flow_map(field: FlowField) -> FlowMap:
+    """A field as a summary has it."""
+    return FlowMap(field.count, field.mean, field.deviation, field.outside)
+
+
 class _Window(NamedTuple):
-    """Frames that share a start flow; the flows of the last `averaged` ones are added to `mean`."""
+    """Frames that share a start flow; the flows of the last `averaged` ones are added to `mean`, all to `field`."""
 
     frames: range
     start: NDArray[np.float32]
@@ -453,6 +467,7 @@ class _Window(NamedTuple):
     averaged: int
     keep_flow: bool
     progress: Progress
+    field: FlowField | None = None
 
 
 class FrameCounter:

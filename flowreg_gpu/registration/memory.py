@@ -91,6 +91,8 @@ class RunMemory:
     executor : BaseExecutor
     keep_flow : bool
         Whether flows are written.
+    measure_field : bool
+        Whether the flow per pixel is measured.
     verify : int
         Frames that are registered on the CPU too.
     builds_reference : bool
@@ -106,6 +108,7 @@ class RunMemory:
         executor: BaseExecutor,
         *,
         keep_flow: bool,
+        measure_field: bool = False,
         verify: int = 0,
         builds_reference: bool = True,
         chooses: bool = False,
@@ -113,7 +116,8 @@ class RunMemory:
         self._n_frames, self._height, self._width, self._channels = reader.shape
         self._pixels = self._height * self._width
         self._dtype, self._options, self._executor = reader.dtype, options, executor
-        self._writes_flow, self._keeps_flow, self._verify = keep_flow, keep_flow or verify > 0, verify
+        self._writes_flow, self._verify, self._measures_field = keep_flow, verify, measure_field
+        self._keeps_flow = keep_flow or verify > 0 or measure_field
         self._builds_reference, self._chooses = builds_reference, chooses
         sigma = options.sigma_per_channel(self._channels)
         self._halo, self._reference_halo = _halo(sigma), _halo(sigma + np.array(EXTRA_SIGMA))
@@ -195,6 +199,7 @@ class RunMemory:
             writing += registered + (batch * self._flow if self._writes_flow else 0)
         flows = batch if self._keeps_flow else min(batch, FIRST_FLOWS)
         means = 8 * self._flow  # two start flows, and the sum in float64, while one is added, and noted
+        means += 12 * self._flow if self._measures_field else 0  # sums of 64 bits, and one that is noted, and one new
         return reading + frames + writing + means, self._executor.batch_memory(frames, registered + flows * self._flow)
 
     def _reference(self, batch: int) -> tuple[int, int]:

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 import flowreg_gpu
 from flowreg_gpu.io import PathLike
 from flowreg_gpu.options import Options
+from flowreg_gpu.quality.measures import FlowMap
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.scan_offset import ScanOffset
 from flowreg_gpu.registration.summary import COLUMNS, Summary
 
 __all__ = ["read_results", "write_results"]
+
+# Arrays of the flow per pixel, and attributes of `FlowMap`.
+_FIELD = {"flow_mean": "mean", "flow_deviation": "deviation", "flow_outside": "outside"}
 
 
 def write_results(file: BinaryIO, summary: Summary, inputs: Sequence[str]) -> None:
@@ -39,6 +43,10 @@ def write_results(file: BinaryIO, summary: Summary, inputs: Sequence[str]) -> No
         "hot_pixels": summary.hot_pixels,
         "run": np.array(json.dumps(run)),
     }
+    if summary.field is not None:
+        field = summary.field
+        arrays |= {name: getattr(field, attribute) for name, attribute in _FIELD.items()}
+        arrays |= {"flow_frames": np.array(field.count), "valid": field.valid}
     np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub mistakes names for flags
 
 
@@ -70,6 +78,14 @@ def read_results(path: PathLike) -> Summary:
             scan_offset=ScanOffset(run["scan_offset"]),
             hot_pixels=arrays["hot_pixels"],
             options=Options.from_dict(run["options"]),
+            field=_field(arrays),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no file of statistics of this version of flowreg-gpu: {error}") from error
+
+
+def _field(arrays: dict[str, NDArray[Any]]) -> FlowMap | None:
+    """The flow per pixel, where it was measured."""
+    if "flow_frames" not in arrays:
+        return None
+    return FlowMap(int(arrays["flow_frames"]), **{attribute: arrays[name] for name, attribute in _FIELD.items()})

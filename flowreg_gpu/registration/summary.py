@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.engine.batch import FLAGS, STATISTICS
 from flowreg_gpu.options import Options
-from flowreg_gpu.quality.measures import Quality
+from flowreg_gpu.quality.measures import FlowMap, Quality
 from flowreg_gpu.quality.verdict import Verdict, judge, list_frames
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.scan_offset import NO_OFFSET, ScanOffset
@@ -62,6 +62,8 @@ class Summary:
         What was chosen by the recording, and the correlation of pixels that the flow has not seen.
     options : Options or None
         Of the run, with what was chosen in the place of 'auto'; None where frames were only warped.
+    field : FlowMap or None
+        The flow of the recording per pixel, where it was measured.
     quality : Quality or None
         Measures of some frames before and after; None where nothing was written, or they cannot be read again.
     """
@@ -83,7 +85,12 @@ class Summary:
     options: Options | None = None
     quality: Quality | None = None
     crop: tuple[slice, slice] | None = None
-    field: Any = None
+    field: FlowMap | None = None
+
+    @property
+    def valid(self) -> NDArray[np.bool_] | None:
+        """Pixels (H, W) that every frame covers; others show the reference in some frames. None if not measured."""
+        return None if self.field is None else self.field.valid
 
     @property
     def from_reference(self) -> float | None:
@@ -157,6 +164,7 @@ class Summary:
             "nonfinite_pixels": self.nonfinite_pixels,
             "hot_pixels": len(self.hot_pixels),
             "scan_offset": float(self.scan_offset.pixels),
+            "covered": None if self.valid is None else float(self.valid.mean()),
             "choices": self.choices.to_dict(),
             "options": None if self.options is None else self.options.to_dict(),
             "verification": None if self.verification is None else dataclasses.asdict(self.verification),
@@ -217,8 +225,9 @@ class Summary:
         hot_pixels: NDArray[np.intp] | None = None,
         scan_offset: ScanOffset = NO_OFFSET,
         options: Options | None = None,
+        field: FlowMap | None = None,
     ) -> Summary:
-        """Summary of frames with the statistics (T, 10) of `COLUMNS`; a RuntimeWarning names what went wrong."""
+        """Summary of frames with the statistics (T, 12) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
         columns |= {name: columns[name] != 0 for name in (*_FLAGS, "realigned")}
         constant, diverged = (int(np.count_nonzero(columns[name])) for name in ("constant", "diverged"))
@@ -248,4 +257,5 @@ class Summary:
             scan_offset=scan_offset,
             hot_pixels=np.empty((0, 3), np.intp) if hot_pixels is None else hot_pixels,
             options=options,
+            field=field,
         )

@@ -19,14 +19,14 @@ from flowreg_gpu import diagnostics
 from flowreg_gpu.cpu.flatness import flat_pixels
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.io import FlowReader, FrameReader
-from flowreg_gpu.quality.measures import Quality
+from flowreg_gpu.quality.measures import FlowMap, Quality
 from flowreg_gpu.quality.play import frames_to_play, worst_frames
 from flowreg_gpu.quality.sharp_lines import most_structured_lines
 from flowreg_gpu.quality.verdict import Verdict, judge, list_frames
 from flowreg_gpu.registration.measuring import FramePair, measure_quality, read_pairs, sample_numbers
 from flowreg_gpu.registration.summary import Summary
 from flowreg_gpu.registration.verification import spread_frames
-from flowreg_gpu.report.data import Field, Images, Kymograph, ReportData, Strip, WorstFlow
+from flowreg_gpu.report.data import Images, Kymograph, ReportData, Strip, WorstFlow
 
 __all__ = ["collect"]
 
@@ -238,13 +238,13 @@ def _flat(summary: Summary) -> NDArray[np.bool_] | None:
     return flat_pixels(job.reference_planes, job.weight, job.options.const_assumption)[summary.crop or ...]
 
 
-def _field(summary: Summary) -> Field | None:
+def _field(summary: Summary) -> FlowMap | None:
     field = summary.field
     if field is None:
         return None
     rows, columns = summary.crop or (slice(None), slice(None))
     kept = (..., rows, columns)
-    return Field(field.count, field.mean[kept], field.deviation[kept], field.outside[kept])
+    return FlowMap(field.count, field.mean[kept], field.deviation[kept], field.outside[kept])
 
 
 def _worst_flows(flow: FlowReader, moved: NDArray[np.float64], flagged: NDArray[np.bool_]) -> Iterator[WorstFlow]:

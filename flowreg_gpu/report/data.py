@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flowreg_gpu.quality.measures import FlowMap
 from flowreg_gpu.quality.verdict import Verdict
 
-__all__ = ["Field", "Images", "Kymograph", "ReportData", "Strip", "WorstFlow"]
+__all__ = ["Images", "Kymograph", "ReportData", "Strip", "WorstFlow"]
 
 
 class Images(NamedTuple):
@@ -75,28 +76,6 @@ class WorstFlow(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Field:
-    """The flow of a recording per pixel, over the frames that have one.
-
-    Attributes
-    ----------
-    count : int
-        Frames.
-    mean : (2, H, W) float32
-        Mean of (u, v), pixels.
-    deviation : (H, W) float32
-        Standard deviation of the displacement about its mean, pixels.
-    outside : (H, W) int
-        Frames in which the registered pixel comes from outside the frame.
-    """
-
-    count: int
-    mean: NDArray[np.float32]
-    deviation: NDArray[np.float32]
-    outside: NDArray[np.int64]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class ReportData:
     """Everything that a report shows.
 
@@ -120,7 +99,7 @@ class ReportData:
         Frames that share a start flow.
     flat : (H, W) bool or None
         Pixels of the reference without structure, whose flow is not to be trusted.
-    field : Field or None
+    field : FlowMap or None
     worst : tuple of WorstFlow
         Of the frames that moved most.
     kymographs : tuple of Kymograph
@@ -141,7 +120,7 @@ class ReportData:
     statistics: dict[str, NDArray[Any]]
     window: int | None = None
     flat: NDArray[np.bool_] | None = None
-    field: Field | None = None
+    field: FlowMap | None = None
     worst: tuple[WorstFlow, ...] = ()
     kymographs: tuple[Kymograph, ...] = ()
     facts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)

@@ -61,7 +61,7 @@ def describe(device, frames, reference, flow, registered=None):
 def correlations(device, frames, reference):
     """Column 'correlation_before' and column 'constant'."""
     statistics, _ = describe(device, frames, reference, np.zeros((len(frames), 2, 2, 2), np.float32))
-    return statistics[:, 4], statistics[:, 6]
+    return statistics[:, 6], statistics[:, 8]
 
 
 def test_columns():
@@ -128,7 +128,7 @@ def test_flow_statistics(device, size):
     for row, planes in zip(statistics, flow, strict=True):
         expected = flow_statistics(planes)
         np.testing.assert_allclose(row[:4], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS * expected[1])
-    assert not statistics[:, 6:].any()
+    assert not statistics[:, 8:].any()
     np.testing.assert_array_equal(settled, flow)
 
 
@@ -140,9 +140,9 @@ def test_flow_that_is_not_finite(device, where, value):
     flow[(1, *where)] = value
     frames, reference = random_frames(3, 71, 59, 1)
     statistics, settled = describe(device, frames, reference, flow)
-    assert statistics[:, 6:].tolist() == [[0, 0], [0, 1], [0, 0]]
+    assert statistics[:, 8:].tolist() == [[0, 0], [0, 1], [0, 0]]
     assert [leaves_frame(planes) for planes in flow] == [False, True, False]
-    assert not statistics[1, :4].any()
+    assert not statistics[1, :6].any()
     assert not settled[1].any()
     np.testing.assert_array_equal(settled[::2], flow[::2])
     for row, planes in zip(statistics[::2], flow[::2], strict=True):
@@ -161,11 +161,11 @@ def test_flow_that_leaves_the_frame(device, where, sign):
         flow[(frame, slice(None), *where)] = sign * u, sign * v
     frames, reference = random_frames(5, height, width, 1)
     statistics, settled = describe(device, frames, reference, flow)
-    assert statistics[:, 7].tolist() == [0, 1, 0, 1, 1] == [leaves_frame(planes) for planes in flow]
-    assert not statistics[[1, 3, 4], :4].any()
+    assert statistics[:, 9].tolist() == [0, 1, 0, 1, 1] == [leaves_frame(planes) for planes in flow]
+    assert not statistics[[1, 3, 4], :6].any()
     assert not settled[[1, 3, 4]].any()
     np.testing.assert_array_equal(settled[[0, 2]], flow[[0, 2]])
-    np.testing.assert_allclose(statistics[2, :4], flow_statistics(flow[2]), rtol=1e-9)
+    np.testing.assert_allclose(statistics[2, :6], flow_statistics(flow[2]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("value", [1.5, np.nan])
@@ -175,7 +175,7 @@ def test_constant_frames_have_no_flow_and_have_not_diverged(device, value):
     frames, reference = random_frames(3, 17, 31, 2)
     frames[1] = 9
     statistics, settled = describe(device, frames, reference, flow)
-    assert statistics[1].tolist() == [0, 0, 0, 0, 0, 0, 1, 0]
+    assert statistics[1].tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
     assert not settled[1].any()
     np.testing.assert_array_equal(settled[::2], flow[::2])
 
@@ -187,8 +187,8 @@ def test_registered_frames_have_a_column_of_their_own(device):
     registered[0] = 6  # says nothing about the raw frame
     statistics, _ = describe(device, frames, reference, random_flows(2, 17, 31), registered)
     expected = [[correlation(item, reference) for item in pair] for pair in zip(frames, registered, strict=True)]
-    np.testing.assert_allclose(statistics[:, 4:6], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS)
-    assert statistics[:, 6].tolist() == [0, 1]
+    np.testing.assert_allclose(statistics[:, 6:8], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS)
+    assert statistics[:, 8].tolist() == [0, 1]
 
 
 def test_batches_do_not_matter(device):

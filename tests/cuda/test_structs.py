@@ -85,7 +85,7 @@ def test_sizes_are_those_of_the_compiler(file):
 @pytest.mark.parametrize(
     ("module", "table", "name", "wrong"),
     [
-        (statistics, "SIZES", "COLUMNS", 9),
+        (statistics, "SIZES", "COLUMNS", 11),
         (prealign, "STRUCTS", "Peak", struct(value=np.float64, index=np.float64, count=np.int32)),
         (launch, "SIZES", "GROUP_THREADS", 256),
     ],

@@ -27,7 +27,10 @@ h5py = pytest.importorskip("h5py")
 INNER = (..., slice(6, -6), slice(6, -6))
 FAST = {"alpha": 4, "levels": 3, "min_level": 1}
 SMALL = {"height": 26, "width": 31}
-STATISTICS = {"mean_disp", "max_disp", "mean_div", "mean_translation", "correlation_before", "correlation_after"}
+STATISTICS = {
+    *("mean_disp", "max_disp", "mean_div", "mean_translation", "translation_x", "translation_y"),
+    *("correlation_before", "correlation_after"),
+}
 FLAGS = {"constant", "diverged", "bad", "realigned"}
 
 
@@ -743,6 +746,8 @@ def test_statistics_against_numpy():
         "max_disp": length.max(axis=(1, 2)),
         "mean_div": divergence.mean(axis=(1, 2)),
         "mean_translation": np.linalg.norm(flow.mean(axis=(1, 2)), axis=-1),
+        "translation_x": flow[..., 0].mean(axis=(1, 2)),
+        "translation_y": flow[..., 1].mean(axis=(1, 2)),
         "correlation_before": [np.corrcoef(frame.ravel(), movie.truth.ravel())[0, 1] for frame in movie.frames],
         "correlation_after": [np.corrcoef(frame.ravel(), movie.truth.ravel())[0, 1] for frame in registered],
     }

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowreg_gpu.quality.measures import FlowMap
 from flowreg_gpu.quality.verdict import Verdict
-from flowreg_gpu.report.data import Field, Images, Kymograph, ReportData, Strip, WorstFlow
+from flowreg_gpu.report.data import Images, Kymograph, ReportData, Strip, WorstFlow
 from flowreg_gpu.report.figures import draw_figures, save_figures
 from flowreg_gpu.report.page import render_page, write_page
 from flowreg_gpu.report.write import write_report
@@ -72,7 +73,7 @@ def made_up(shape=(40, 32, 48, 1), seed=0, played=5, **changed):
         "statistics": statistics,
         "window": 10,
         "flat": rng.uniform(0, 1, (height, width)) > 0.9,
-        "field": Field(n_frames, rng.normal(0, 1, (2, height, width)).astype(np.float32), image()[..., 0], outside),
+        "field": FlowMap(n_frames, rng.normal(0, 1, (2, height, width)).astype(np.float32), image()[..., 0], outside),
         "worst": (WorstFlow(3, 2, rng.normal(0, 1, (2, height // 2, width // 2)).astype(np.float32)),),
         "kymographs": tuple(
             Kymograph(axis, 5, 0, numbers, *rng.normal(9, 1, (2, len(numbers), size)).astype(np.float32))
