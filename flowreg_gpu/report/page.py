@@ -20,7 +20,16 @@ from PIL import Image
 
 from flowreg_gpu.io import PathLike, PendingFile
 from flowreg_gpu.report.data import ReportData
-from flowreg_gpu.report.figures import draw_figures, shared_contrast, to_png, to_svg
+from flowreg_gpu.report.figures import (
+    draw_flows,
+    draw_kymographs,
+    draw_maps,
+    draw_traces,
+    fit,
+    flagged_frames,
+    shared_contrast,
+    to_svg,
+)
 
 __all__ = ["figures_of", "write_page"]
 
@@ -46,20 +55,25 @@ def render_page(data: ReportData) -> str:
     """The page as text."""
     template = files("flowreg_gpu.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    figures = draw_figures(data)
-    traces = figures.pop("traces", None)
+    traces = draw_traces(data) if data.statistics else None
     return environment.from_string(template).render(
         data=data,
         colour={"better": "good", "worse": "bad"}.get(data.verdict.word, "even"),
         channels=_channels(data),
-        traces=None if traces is None else Markup(to_svg(traces)),
-        pictures={name: _data_url(to_png(figure), "png") for name, figure in figures.items() if name != "images"},
+        traces=None if traces is None else Markup(to_svg(traces, parts=True)),
+        maps=_drawn(draw_maps(data)),
+        flows=_drawn(draw_flows(data.worst)),
+        kymographs=_drawn(draw_kymographs(data.kymographs)),
         embedded={
             **figures_of(data),
             "strip": _strip(data),
-            "trace": None if traces is None else _plot_area(traces, data.shape[0]),
+            "trace": None if traces is None else _plot_area(traces, data),
         },
     )
+
+
+def _drawn(figures: dict[str, Figure]) -> dict[str, Markup]:
+    return {name: Markup(to_svg(figure)) for name, figure in figures.items()}
 
 
 def figures_of(data: ReportData) -> dict[str, Any]:
@@ -101,22 +115,16 @@ def _encode(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def _fit(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every k-th pixel of an image that is too large for the page."""
-    step = -(-max(image.shape[:2]) // IMAGE_SIDE)
-    return image[::step, ::step]
-
-
 def _channels(data: ReportData) -> list[dict[str, Any]]:
     """For each channel, mean and maximum before and after with one contrast, and what has changed in the mean."""
     channels = []
     for channel in range(data.before.mean.shape[-1]):
         views = {}
         for kind in ("mean", "maximum"):
-            pair = [_fit(getattr(side, kind)[..., channel]) for side in (data.before, data.after)]
+            pair = [fit(getattr(side, kind)[..., channel], IMAGE_SIDE) for side in (data.before, data.after)]
             contrast = shared_contrast(*pair)
             views[kind] = [_data_url(_encode(_grey(image, contrast)), "webp") for image in pair]
-        change = _fit(data.after.mean[..., channel] - data.before.mean[..., channel])
+        change = fit(data.after.mean[..., channel] - data.before.mean[..., channel], IMAGE_SIDE)
         largest = max(-shared_contrast(change)[0], shared_contrast(change)[1], 1e-6)
         colours = colormaps["coolwarm"](_grey(change, (-largest, largest)))[..., :3]
         difference = _data_url(_encode((255 * colours).astype(np.uint8)), "webp")
@@ -140,13 +148,30 @@ def _strip(data: ReportData) -> dict[str, Any]:
     height, width = strip.before.shape[1:3]
     return {
         "numbers": strip.numbers.tolist(),
+        "notes": _notes(data),
         "width": width,
         "height": height,
         "frames": [[[_data_url(frame, "webp") for frame in side] for side in sides] for sides in frames],
     }
 
 
-def _plot_area(figure: Figure, n_frames: int) -> dict[str, float]:
-    """Where the time axis lies in the figure, in parts of its width, and how many frames it has."""
-    left, _, right, _ = figure.axes[0].get_position().extents
-    return {"left": float(left), "right": float(right), "frames": n_frames}
+def _notes(data: ReportData) -> list[str]:
+    """Of each frame that is played: how far it was moved, or that it was left as it was."""
+    flagged, moved = flagged_frames(data), data.statistics.get("mean_disp")
+    notes = []
+    for number in data.strip.numbers:
+        if flagged[number]:
+            notes.append("left as it was")
+        elif moved is not None and math.isfinite(moved[number]):
+            notes.append(f"moved by {moved[number]:.1f} px on average")
+        else:
+            notes.append("")
+    return notes
+
+
+def _plot_area(figure: Figure, data: ReportData) -> dict[str, float | None]:
+    """Where the time axis lies in the figure, in parts of its size from its upper left corner; frames, and rate."""
+    left, bottom, right, _ = figure.axes[-1].get_position().extents
+    top = figure.axes[0].get_position().extents[3]
+    area = {"left": left, "right": right, "top": 1 - top, "bottom": 1 - bottom}
+    return {**{name: float(part) for name, part in area.items()}, "frames": data.shape[0], "rate": data.rate}

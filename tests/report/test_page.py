@@ -103,7 +103,40 @@ def test_the_area_of_the_time_axis():
     """A click at either end of the axis is the first or the last frame."""
     embedded = json.loads(Page(render_page(made_up())).scripts["report"])
     assert 0 < embedded["trace"]["left"] < 0.2 < 0.8 < embedded["trace"]["right"] <= 1
+    assert 0 < embedded["trace"]["top"] < 0.2 < 0.7 < embedded["trace"]["bottom"] < 1
     assert embedded["trace"]["frames"] == 40
+    assert embedded["trace"]["rate"] == 30
+
+
+def test_what_is_said_of_the_frames_that_are_played():
+    data = made_up((4, 32, 48, 1), played=4)
+    data.statistics["mean_disp"][:] = [1.26, 2, np.nan, 3]
+    for name in ("bad", "constant", "diverged"):
+        data.statistics[name][:] = False
+    data.statistics["bad"][1] = True
+    notes = json.loads(Page(render_page(data)).scripts["report"])["strip"]["notes"]
+    assert notes == ["moved by 1.3 px on average", "left as it was", "", "moved by 3.0 px on average"]
+
+
+def test_dark_frames_do_not_squeeze_the_others():
+    """Limits are those of the frames that have a flow, and every flagged frame is shaded."""
+    data = made_up()
+    for name in ("bad", "constant", "diverged"):
+        data.statistics[name][:] = False
+    data.statistics["bad"][[7, 30]] = True
+    for name in ("correlation_before", "correlation_after"):
+        data.statistics[name][:] = np.linspace(0.8, 0.9, 40)
+        data.statistics[name][[7, 30]] = -1
+    axis = draw_figures(data)["traces"].axes[2]
+    assert axis.get_ylim() == pytest.approx((0.795, 0.905))
+    shaded = [patch.get_extents().transformed(axis.transData.inverted()).extents[[0, 2]] for patch in axis.patches]
+    np.testing.assert_allclose(shaded, [[6.5, 7.5], [29.5, 30.5]], atol=1e-6)
+
+
+def test_the_page_says_what_is_not_there():
+    words = " ".join(" ".join(Page(render_page(made_up(statistics={}, field=None, worst=()))).words).split())
+    assert "The flow per pixel was not kept: register with --report" in words
+    assert "The statistics of the run are not there" in words
 
 
 def test_names_are_no_markup():
@@ -152,14 +185,14 @@ def test_a_million_frames_make_a_small_page():
     spike = made_up((n_frames, 32, 48, 1))
     spike.statistics["max_disp"][:] = 1
     spike.statistics["max_disp"][123_456] = 50
-    line = draw_figures(spike)["traces"].axes[0].lines[1]
+    line = draw_figures(spike)["traces"].axes[0].lines[0]
     assert line.get_ydata().max() == 50  # no frame that stands out is lost
 
 
 def test_large_frames_stay_below_the_limit():
     rng = np.random.default_rng(0)
     strip = rng.normal(100, 30, (2, 48, 384, 384, 1)).astype(np.float32)  # noise is what cannot be compressed
-    assert len(render_page(made_up(strip=Strip(np.arange(48), *strip)))) < 15_000_000
+    assert len(render_page(made_up((48, 32, 48, 1), strip=Strip(np.arange(48), *strip)))) < 15_000_000
 
 
 def test_the_page_appears_when_it_is_complete(tmp_path, monkeypatch):
@@ -174,7 +207,9 @@ def test_the_page_appears_when_it_is_complete(tmp_path, monkeypatch):
 
 def test_figures(tmp_path):
     written = save_figures(tmp_path / "figures", made_up())
-    assert sorted(path.stem for path in written) == ["field", "images", "kymographs", "traces", "worst"]
+    lines = [f"{line}-5-channel-0-{when}" for line in ("column", "row") for when in ("after", "before")]
+    maps = ["deviation", "displacement", "divergence", "trust"]
+    assert sorted(path.stem for path in written) == sorted(["images", "traces", "flow-of-frame-3", *maps, *lines])
     for path in written:
         pixels = np.asarray(Image.open(path).convert("L"))
         assert pixels.min() < 128 < pixels.max()
