@@ -22,8 +22,10 @@ __all__ = [
     "draw_kymographs",
     "draw_maps",
     "draw_traces",
+    "envelope",
     "fit",
     "flagged_frames",
+    "limit_to",
     "save_figures",
     "shared_contrast",
     "to_png",
@@ -38,7 +40,8 @@ _WINDOW_BORDERS = 60  # with more windows, their borders would hide the lines
 _MOST_MARKS = 200  # shaded or dotted marks of frames; neighbours share one where there would be more
 _STYLE = {"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 # Told apart by everybody, and on a light and on a dark page.
-_BLUE, _ORANGE, _GREEN, _PURPLE, _RED, _GREY = "#3b82c4", "#e08214", "#2a9d76", "#a66bbf", "#d5443a", "#8a8d92"
+BLUE, ORANGE = "#3b82c4", "#e08214"
+_GREEN, _PURPLE, _RED, _GREY = "#2a9d76", "#a66bbf", "#d5443a", "#8a8d92"
 
 
 def draw_figures(data: ReportData) -> dict[str, Figure]:
@@ -119,12 +122,12 @@ def flagged_frames(data: ReportData) -> NDArray[np.bool_]:
 def draw_traces(data: ReportData) -> Figure:
     """Displacement, translation and correlation over time, with flagged frames and window borders."""
     rows = [
-        ("how far pixels are moved, px", {"largest in the frame": "max_disp", "mean": "mean_disp"}, (_ORANGE, _BLUE)),
+        ("how far pixels are moved, px", {"largest in the frame": "max_disp", "mean": "mean_disp"}, (ORANGE, BLUE)),
         ("the frame as a whole, px", {"x": "translation_x", "y": "translation_y"}, (_PURPLE, _GREEN)),
         (
             "correlation with the reference",
             {"before": "correlation_before", "after": "correlation_after"},
-            (_ORANGE, _BLUE),
+            (ORANGE, BLUE),
         ),
     ]
     rows = [row for row in rows if all(name in data.statistics for name in row[1].values())]
@@ -134,10 +137,10 @@ def draw_traces(data: ReportData) -> Figure:
         axes = np.atleast_1d(figure.subplots(max(len(rows), 1), 1, sharex=True))
         for axis, (title, lines, colours) in zip(axes, rows, strict=False):
             for (name, column), colour in zip(lines.items(), colours, strict=True):
-                axis.plot(*_envelope(data.statistics[column]), color=colour, lw=1.2, label=name)
+                axis.plot(*envelope(data.statistics[column]), color=colour, lw=1.2, label=name)
             axis.set_title(title, loc="left", fontsize=9, fontweight="bold")
             axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, ncols=2, fontsize=9)
-            _limit(axis, [data.statistics[column] for column in lines.values()], ~flagged)
+            limit_to(axis, [data.statistics[column] for column in lines.values()], ~flagged)
         for number, axis in enumerate(axes):
             _mark_frames(axis, data, flagged)
             axis.xaxis.set_gid(f"time-axis-{number}")
@@ -148,7 +151,7 @@ def draw_traces(data: ReportData) -> Figure:
     return figure
 
 
-def _limit(axis: Any, columns: list[NDArray[Any]], used: NDArray[np.bool_]) -> None:
+def limit_to(axis: Any, columns: list[NDArray[Any]], used: NDArray[np.bool_]) -> None:
     """Limits by the frames that have a flow: what a dark frame correlates with would squeeze all others."""
     values = np.concatenate([np.asarray(column, np.float64)[used] for column in columns])
     values = values[np.isfinite(values)]
@@ -164,7 +167,7 @@ def _add_seconds(axis: Any, rate: float) -> None:
     seconds.xaxis.set_gid("time-axis-seconds")
 
 
-def _envelope(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def envelope(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Frames and values of a line; where there are many, the smallest and the largest of each of as many parts."""
     values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
     if len(values) <= MOST_POINTS:

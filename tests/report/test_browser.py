@@ -20,15 +20,21 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_page(path, made_up((40, 64, 96, 2), played=8))
+    return path
+
+
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, written):
     """The page, and whatever it complained about or asked the network for."""
-    write_page(tmp_path / "page.html", made_up((40, 64, 96, 2), played=8))
     page, complaints = browser.new_page(viewport={"width": 1100, "height": 800}), []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
-    page.goto((tmp_path / "page.html").as_uri())
+    page.goto(written.as_uri())
     yield page
     assert complaints == []
     page.close()
