@@ -35,7 +35,7 @@ __all__ = [
 # Points of a line; with more frames, each point stands for several, by their smallest and largest value.
 MOST_POINTS = 2000
 # Largest side of a map and of a kymograph, in pixels, and arrows along a map.
-MAP_SIDE, KYMOGRAPH_SIDE, ARROWS = 512, 1024, 20
+MAP_SIDE, KYMOGRAPH_SIDE, ARROWS = 384, 1024, 20
 _WINDOW_BORDERS = 60  # with more windows, their borders would hide the lines
 _MOST_MARKS = 200  # shaded or dotted marks of frames; neighbours share one where there would be more
 _STYLE = {"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}

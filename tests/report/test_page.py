@@ -11,7 +11,7 @@ from PIL import Image
 from flowreg_gpu.quality.verdict import Verdict
 from flowreg_gpu.report import page
 from flowreg_gpu.report.data import Field, Images, Kymograph, ReportData, Strip, WorstFlow
-from flowreg_gpu.report.figures import draw_figures, save_figures
+from flowreg_gpu.report.figures import MAP_SIDE, draw_figures, save_figures
 from flowreg_gpu.report.page import render_page, write_page
 from flowreg_gpu.report.write import write_report
 
@@ -189,10 +189,23 @@ def test_a_million_frames_make_a_small_page():
     assert line.get_ydata().max() == 50  # no frame that stands out is lost
 
 
-def test_large_frames_stay_below_the_limit():
+def test_noise_stays_below_the_limit(monkeypatch):
+    """Noise is what cannot be compressed: pictures become coarser until they fit."""
+    monkeypatch.setattr(page, "STRIP_BYTES", 60_000)
+    monkeypatch.setattr(page, "IMAGE_BYTES", 30_000)
+    monkeypatch.setattr(page, "IMAGE_SIDE", 128)
     rng = np.random.default_rng(0)
-    strip = rng.normal(100, 30, (2, 48, 384, 384, 1)).astype(np.float32)  # noise is what cannot be compressed
-    assert len(render_page(made_up((48, 32, 48, 1), strip=Strip(np.arange(48), *strip)))) < 15_000_000
+    strip = rng.normal(100, 30, (2, 12, 128, 128, 3)).astype(np.float32)
+    found = Page(render_page(made_up((12, 256, 256, 3), strip=Strip(np.arange(12), *strip), field=None)))
+    frames = json.loads(found.scripts["report"])["strip"]["frames"]
+    assert [[len(side) for side in sides] for sides in frames] == [[12, 12]] * 3
+    assert sum(len(frame) for sides in frames for side in sides for frame in side) < 60_000 * 4 / 3 + 72 * 40
+    assert len(found.scripts["views"]) < 30_000 * 4 / 3 + 15 * 40 + 1000
+
+
+def test_the_limits_together_are_those_of_the_page():
+    maps = 4 * 3 * MAP_SIDE**2  # as PNG, three bytes for a pixel at most
+    assert 4 / 3 * (page.STRIP_BYTES + page.IMAGE_BYTES + maps) < 13_500_000  # leaves 1.5 MB for lines and text
 
 
 def test_the_page_appears_when_it_is_complete(tmp_path, monkeypatch):
