@@ -127,7 +127,7 @@ def test_flow_statistics(device, size):
     statistics, settled = describe(device, frames, reference, flow)
     for row, planes in zip(statistics, flow, strict=True):
         expected = flow_statistics(planes)
-        np.testing.assert_allclose(row[:4], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS * expected[1])
+        np.testing.assert_allclose(row[:6], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS * expected[1])
     assert not statistics[:, 8:].any()
     np.testing.assert_array_equal(settled, flow)
 
@@ -147,7 +147,7 @@ def test_flow_that_is_not_finite(device, where, value):
     np.testing.assert_array_equal(settled[::2], flow[::2])
     for row, planes in zip(statistics[::2], flow[::2], strict=True):
         expected = flow_statistics(planes)
-        np.testing.assert_allclose(row[:4], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS * expected[1])
+        np.testing.assert_allclose(row[:6], expected, rtol=0, atol=tolerances.DEVICE_STATISTICS * expected[1])
 
 
 @pytest.mark.parametrize("where", [(0, 0), (70, 58), (40, 30)])

@@ -20,15 +20,21 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_page(path, made_up((40, 64, 96, 2), played=8))
+    return path
+
+
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, written):
     """The page, and whatever it complained about or asked the network for."""
-    write_page(tmp_path / "page.html", made_up((40, 64, 96, 2), played=8))
     page, complaints = browser.new_page(viewport={"width": 1100, "height": 800}), []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
-    page.goto((tmp_path / "page.html").as_uri())
+    page.goto(written.as_uri())
     yield page
     assert complaints == []
     page.close()
@@ -49,18 +55,30 @@ def test_the_slider_wipes(opened):
     assert len(set(pictures)) == 3
 
 
+def test_the_line_between_before_and_after_is_dragged(opened):
+    opened.locator("#wipe").scroll_into_view_if_needed()
+    area = opened.locator("#wipe").bounding_box()
+    middle = area["y"] + area["height"] / 2
+    opened.mouse.move(area["x"] + area["width"] / 2, middle)
+    opened.mouse.down()
+    opened.mouse.move(area["x"] + area["width"] / 4, middle, steps=3)
+    opened.mouse.up()
+    assert float(opened.input_value("#slider")) == pytest.approx(25, abs=1)
+    opened.mouse.move(area["x"] + area["width"] / 2, middle)  # no button is down
+    assert float(opened.input_value("#slider")) == pytest.approx(25, abs=1)
+
+
 def test_views_and_channels(opened):
-    shown = {opened.get_attribute("#image-before", "src")}
+    shown, played = {opened.get_attribute("#image-before", "src")}, opened.locator("#play-after").screenshot()
+    difference = opened.get_attribute("#image-difference", "src")
     opened.click("[data-view=maximum]")
     shown.add(opened.get_attribute("#image-before", "src"))
-    opened.click("[data-view=difference]")
+    opened.locator("#movie [data-channel='1']").click()
     shown.add(opened.get_attribute("#image-before", "src"))
-    assert opened.locator("#difference-text").is_visible()
-    opened.click("[data-view=mean]")
-    assert opened.locator("#difference-text").is_hidden()
-    opened.select_option("#channel", "1")
-    shown.add(opened.get_attribute("#image-before", "src"))
-    assert len(shown) == 4
+    assert len(shown) == 3
+    assert opened.get_attribute("#image-difference", "src") != difference
+    assert opened.get_attribute("#images [data-channel='1']", "aria-pressed") == "true"
+    assert opened.locator("#play-after").screenshot() != played
 
 
 def test_frames_are_played(opened):
@@ -97,14 +115,40 @@ def test_a_click_on_a_time_shows_that_frame(opened):
 
 
 def test_zoom_and_back(opened):
-    drawing = opened.locator("#traces svg")
-    whole = drawing.get_attribute("viewBox")
-    drawing.hover()
+    """The wheel and dragging change the times that are shown, not the values; a double click shows all."""
+    drawing, trace = opened.locator("#traces svg"), opened.evaluate("report.trace")
+
+    def span():
+        return [float(number) for number in drawing.get_attribute("data-span").split()]
+
+    def ticks():
+        return drawing.locator("[id^=time-axis] text").all_inner_texts()
+
+    whole, first_ticks, values = span(), ticks(), drawing.locator("[id^=ytick]").all_inner_texts()
+    assert whole == [-0.5, 39.5]
+    drawing.scroll_into_view_if_needed()
+    area = drawing.bounding_box()
+    x = area["x"] + area["width"] * (trace["left"] + 0.5 * (trace["right"] - trace["left"]))
+    y = area["y"] + area["height"] / 3
+    opened.mouse.move(x, y)
     opened.mouse.wheel(0, -300)
-    opened.wait_for_function(f"document.querySelector('#traces svg').getAttribute('viewBox') !== '{whole}'")
+    opened.wait_for_function("document.querySelector('#traces svg').dataset.span !== '-0.5 39.5'")
+    zoomed = span()
+    assert sum(zoomed) == pytest.approx(sum(whole), abs=0.3)  # the time below the pointer stays there
+    assert ticks() != first_ticks
+    assert drawing.locator("[id^=ytick]").all_inner_texts() == values
+    opened.mouse.down()
+    opened.mouse.move(x - 60, y, steps=4)
+    opened.mouse.up()
+    assert span()[0] > zoomed[0]
+    assert span()[1] - span()[0] == pytest.approx(zoomed[1] - zoomed[0])
+    assert opened.locator("#near").is_hidden()
     drawing.dblclick()
-    numbers = [float(number) for number in drawing.get_attribute("viewBox").split()]
-    assert numbers == pytest.approx([float(number) for number in whole.split()])
+    assert span() == whole
+    opened.click("#zoom-in")
+    assert span() == pytest.approx([9.5, 29.5])
+    opened.click("#zoom-all")
+    assert ticks() == first_ticks
 
 
 def test_blinking(opened):

@@ -10,8 +10,9 @@ from PIL import Image
 
 from flowreg_gpu.quality.measures import FlowMap
 from flowreg_gpu.quality.verdict import Verdict
+from flowreg_gpu.report import page
 from flowreg_gpu.report.data import Images, Kymograph, ReportData, Strip, WorstFlow
-from flowreg_gpu.report.figures import draw_figures, save_figures
+from flowreg_gpu.report.figures import MAP_SIDE, draw_figures, save_figures
 from flowreg_gpu.report.page import render_page, write_page
 from flowreg_gpu.report.write import write_report
 
@@ -87,14 +88,14 @@ def made_up(shape=(40, 32, 48, 1), seed=0, played=5, **changed):
 
 def test_everything_is_there_and_nothing_is_fetched():
     data = made_up()
-    page = Page(render_page(data))
-    assert page.sections == SECTIONS
-    assert page.sources
-    assert all(source.startswith("data:") for source in page.sources)
-    words = " ".join(" ".join(page.words).split())
+    found = Page(render_page(data))
+    assert found.sections == SECTIONS
+    assert found.sources
+    assert all(source.startswith("data:") for source in found.sources)
+    words = " ".join(" ".join(found.words).split())
     for text in ("movie.tif", "better", "A reason.", "An advice.", "crispness", "something was odd", "alpha"):
         assert text in words
-    embedded = json.loads(page.scripts["report"])
+    embedded = json.loads(found.scripts["report"])
     assert embedded["verdict"] == {"word": "better", "reasons": ["A reason."], "advice": ["An advice."]}
     assert embedded["strip"]["numbers"] == data.strip.numbers.tolist()
     assert embedded["facts"]["options"] == {"alpha": 4.0}
@@ -104,7 +105,40 @@ def test_the_area_of_the_time_axis():
     """A click at either end of the axis is the first or the last frame."""
     embedded = json.loads(Page(render_page(made_up())).scripts["report"])
     assert 0 < embedded["trace"]["left"] < 0.2 < 0.8 < embedded["trace"]["right"] <= 1
+    assert 0 < embedded["trace"]["top"] < 0.2 < 0.7 < embedded["trace"]["bottom"] < 1
     assert embedded["trace"]["frames"] == 40
+    assert embedded["trace"]["rate"] == 30
+
+
+def test_what_is_said_of_the_frames_that_are_played():
+    data = made_up((4, 32, 48, 1), played=4)
+    data.statistics["mean_disp"][:] = [1.26, 2, np.nan, 3]
+    for name in ("bad", "constant", "diverged"):
+        data.statistics[name][:] = False
+    data.statistics["bad"][1] = True
+    notes = json.loads(Page(render_page(data)).scripts["report"])["strip"]["notes"]
+    assert notes == ["moved by 1.3 px on average", "left as it was", "", "moved by 3.0 px on average"]
+
+
+def test_dark_frames_do_not_squeeze_the_others():
+    """Limits are those of the frames that have a flow, and every flagged frame is shaded."""
+    data = made_up()
+    for name in ("bad", "constant", "diverged"):
+        data.statistics[name][:] = False
+    data.statistics["bad"][[7, 30]] = True
+    for name in ("correlation_before", "correlation_after"):
+        data.statistics[name][:] = np.linspace(0.8, 0.9, 40)
+        data.statistics[name][[7, 30]] = -1
+    axis = draw_figures(data)["traces"].axes[2]
+    assert axis.get_ylim() == pytest.approx((0.795, 0.905))
+    shaded = [patch.get_extents().transformed(axis.transData.inverted()).extents[[0, 2]] for patch in axis.patches]
+    np.testing.assert_allclose(shaded, [[6.5, 7.5], [29.5, 30.5]], atol=1e-6)
+
+
+def test_the_page_says_what_is_not_there():
+    words = " ".join(" ".join(Page(render_page(made_up(statistics={}, field=None, worst=()))).words).split())
+    assert "The flow per pixel was not kept: register with --report" in words
+    assert "The statistics of the run are not there" in words
 
 
 def test_names_are_no_markup():
@@ -112,9 +146,9 @@ def test_names_are_no_markup():
     data = made_up(title=name, facts={"recording": {"original": name, "</script>": name}}, warnings=(name,))
     text = render_page(data)
     assert "<script>alert" not in text
-    page = Page(text)
-    assert page.sections == SECTIONS
-    assert json.loads(page.scripts["report"])["title"] == name
+    found = Page(text)
+    assert found.sections == SECTIONS
+    assert json.loads(found.scripts["report"])["title"] == name
 
 
 @pytest.mark.parametrize(
@@ -131,10 +165,10 @@ def test_names_are_no_markup():
 )
 def test_odd_data(changed):
     data = made_up(**changed)
-    page = Page(render_page(data))
+    found = Page(render_page(data))
     expected = SECTIONS if data.kymographs else [name for name in SECTIONS if name != "kymographs"]
-    assert page.sections == expected
-    text = page.scripts["report"]
+    assert found.sections == expected
+    text = found.scripts["report"]
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
@@ -148,22 +182,35 @@ def test_images_of_one_value(value):
 def test_a_million_frames_make_a_small_page():
     n_frames = 10**6
     data = made_up((n_frames, 32, 48, 1), played=48)
-    page = render_page(data)
-    assert len(page) < 3_000_000
+    assert len(render_page(data)) < 3_000_000
     spike = made_up((n_frames, 32, 48, 1))
     spike.statistics["max_disp"][:] = 1
     spike.statistics["max_disp"][123_456] = 50
-    line = draw_figures(spike)["traces"].axes[0].lines[1]
+    line = draw_figures(spike)["traces"].axes[0].lines[0]
     assert line.get_ydata().max() == 50  # no frame that stands out is lost
 
 
-def test_large_frames_stay_below_the_limit():
+def test_noise_stays_below_the_limit(monkeypatch):
+    """Noise is what cannot be compressed: pictures become coarser until they fit."""
+    monkeypatch.setattr(page, "STRIP_BYTES", 60_000)
+    monkeypatch.setattr(page, "IMAGE_BYTES", 30_000)
+    monkeypatch.setattr(page, "IMAGE_SIDE", 128)
     rng = np.random.default_rng(0)
-    strip = rng.normal(100, 30, (2, 48, 384, 384, 1)).astype(np.float32)  # noise is what cannot be compressed
-    assert len(render_page(made_up(strip=Strip(np.arange(48), *strip)))) < 15_000_000
+    strip = rng.normal(100, 30, (2, 12, 128, 128, 3)).astype(np.float32)
+    found = Page(render_page(made_up((12, 256, 256, 3), strip=Strip(np.arange(12), *strip), field=None)))
+    frames = json.loads(found.scripts["report"])["strip"]["frames"]
+    assert [[len(side) for side in sides] for sides in frames] == [[12, 12]] * 3
+    assert sum(len(frame) for sides in frames for side in sides for frame in side) < 60_000 * 4 / 3 + 72 * 40
+    assert len(found.scripts["views"]) < 30_000 * 4 / 3 + 15 * 40 + 1000
+
+
+def test_the_limits_together_are_those_of_the_page():
+    maps = 4 * 3 * MAP_SIDE**2  # as PNG, three bytes for a pixel at most
+    assert 4 / 3 * (page.STRIP_BYTES + page.IMAGE_BYTES + maps) < 13_500_000  # leaves 1.5 MB for lines and text
 
 
 def test_the_page_appears_when_it_is_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "render_page", lambda data: f"<html>{data.title}</html>")
     write_page(tmp_path / "page.html", made_up())
     assert (tmp_path / "page.html").read_text(encoding="utf-8").endswith("</html>")
     with pytest.raises(FileExistsError):
@@ -175,7 +222,9 @@ def test_the_page_appears_when_it_is_complete(tmp_path, monkeypatch):
 
 def test_figures(tmp_path):
     written = save_figures(tmp_path / "figures", made_up())
-    assert sorted(path.stem for path in written) == ["field", "images", "kymographs", "traces", "worst"]
+    lines = [f"{line}-5-channel-0-{when}" for line in ("column", "row") for when in ("after", "before")]
+    maps = ["deviation", "displacement", "divergence", "trust"]
+    assert sorted(path.stem for path in written) == sorted(["images", "traces", "flow-of-frame-3", *maps, *lines])
     for path in written:
         pixels = np.asarray(Image.open(path).convert("L"))
         assert pixels.min() < 128 < pixels.max()
@@ -186,9 +235,9 @@ def test_figures(tmp_path):
 
 def test_a_real_page(registered, tmp_path):
     folder, summary = registered
-    page = tmp_path / "page.html"
-    write_report(page, folder / "out.tif", folder / "in.tif", folder / "flow.h5", figures=tmp_path / "figures")
-    found = Page(page.read_text(encoding="utf-8"))
+    target = tmp_path / "page.html"
+    write_report(target, folder / "out.tif", folder / "in.tif", folder / "flow.h5", figures=tmp_path / "figures")
+    found = Page(target.read_text(encoding="utf-8"))
     assert found.sections == SECTIONS
     assert json.loads(found.scripts["report"])["verdict"]["word"] == summary.verdict.word == "better"
     assert len(json.loads(found.scripts["views"])) == 2
