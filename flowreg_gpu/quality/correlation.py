@@ -92,8 +92,8 @@ def _of_channel(frames: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.fl
     others = all_sum - 2 * with_sum + own
     others[others <= _ROUNDING * (all_sum + own)] = 0
     norm = np.sqrt(own) * np.sqrt(others)
-    correlations = np.divide(with_sum - own, norm, out=np.zeros(n), where=norm > 0)
-    return correlations.clip(-1, 1)
+    correlations: NDArray[np.float64] = np.divide(with_sum - own, norm, out=np.zeros(n), where=norm > 0)
+    return np.clip(correlations, -1, 1)
 
 
 def _means(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
