@@ -53,7 +53,8 @@ def principal_extremes(
     Parameters
     ----------
     frames : (n, H, W), real
-        Pixels that are NaN or infinite in any frame say nothing of the components, and are NaN in `low` and `high`.
+        Pixels that are NaN or infinite in any frame say nothing of the components, and are not finite in
+        `low` or `high`.
     n_components : int
         At most; n frames have n - 1, and fewer where they do not differ.
     n_extremes : int or None
