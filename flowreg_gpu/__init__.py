@@ -22,6 +22,7 @@ __all__ = [
     "register_file",
     "smooth_file",
     "warp",
+    "write_report",
 ]
 
 if TYPE_CHECKING:  # what type checkers and editors see; tests/typed_api.py holds them to it
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; tests/typed_api.py hold
     from flowreg_gpu.registration.pair import estimate_flow, warp
     from flowreg_gpu.registration.smoothing import smooth_file
     from flowreg_gpu.registration.summary import Summary
+    from flowreg_gpu.report.write import write_report
 else:
     # Public names and the modules that hold them. A name is loaded on first use, so that importing the package is
     # quick and imports neither cupy nor numba nor pyflowreg.
@@ -55,6 +57,7 @@ else:
         "register_file": "registration.api",
         "smooth_file": "registration.smoothing",
         "warp": "registration.pair",
+        "write_report": "report.write",
     }
 
     # Type checkers must not see this function: with it, every misspelt name would be a name of type Any.

@@ -32,6 +32,7 @@ PUBLIC = {
     "register_file",
     "smooth_file",
     "warp",
+    "write_report",
 }
 
 

@@ -209,19 +209,18 @@ def _advice_on_frames(
             if aligned
             else "if they jump, cc_initialization=True (--cc-initialization true) aligns them first"
         )
-        yield f"{_frames(lost)} correlate far less with the reference than the others: {cure}."
-    for name, problem in {
-        "bad": "show no image, or a part of it only, and are left as they were",
-        "diverged": "have a flow that left the frame, and are left as they were: a larger alpha, or a better reference",
-    }.items():
-        numbers = np.flatnonzero(statistics[name]) if name in statistics else np.empty(0, np.intp)
-        if len(numbers):
-            yield f"{_frames(numbers)} {problem}."
+        yield f"{_frames(lost)}: far less correlation with the reference than the others have; {cure}."
+    if "bad" in statistics and statistics["bad"].any():
+        bad = _frames(np.flatnonzero(statistics["bad"]))
+        yield f"{bad}: no image, or a part of one only. Left as they were."
+    if "diverged" in statistics and statistics["diverged"].any():
+        diverged = _frames(np.flatnonzero(statistics["diverged"]))
+        yield f"{diverged}: the flow left the frame. Left as they were; try a larger alpha, or another reference."
 
 
 def _frames(numbers: NDArray[np.intp]) -> str:
     one = len(numbers) == 1
-    return f"Frame{'' if one else 's'} {list_frames(numbers)} ({len(numbers)} frame{'' if one else 's'})"
+    return f"Frame{'' if one else 's'} {list_frames(numbers)}" + ("" if one else f" ({len(numbers)} frames)")
 
 
 def _advice_on_fit(word: str, sign: int, alpha_given: bool, foreign: bool) -> Iterator[str]:

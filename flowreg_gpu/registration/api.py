@@ -112,6 +112,7 @@ def register_file(
     overwrite: bool = False,
     bad_frames: BadFramesLike = "auto",
     memory: int | str | None = None,
+    verify_motion: bool = False,
     progress: StageProgress | None = None,
     **overrides: Any,
 ) -> Summary:
@@ -139,6 +140,8 @@ def register_file(
     memory : int, str or None
         Most memory that process, workers and shared memory may take, in bytes or as '500MB', '2GB' or '1.5GiB': the
         batch is made smaller. On a GPU it is the memory of the host.
+    verify_motion : bool
+        Whether the motion that is left is measured, on some frames, for `Summary.quality`.
     executor, reference, options, n_workers, batch, bad_frames, progress, **overrides
         As in `register`.
 
@@ -169,6 +172,7 @@ def register_file(
         resume=resume,
         overwrite=overwrite,
         memory=memory,
+        verify_motion=verify_motion,
     ) as registration:
         return registration.run(progress)
 

@@ -928,7 +928,7 @@ def test_real_movie_from_file_to_file(two_photon, shared_data, tmp_path, extensi
         assert_same([tifffile.imread(flow_file)], [flow])
     assert summary.n_frames == 20
     with np.load(tmp_path / "registered_statistics.npz") as statistics:
-        assert set(statistics) == STATISTICS | FLAGS
+        assert set(statistics) == STATISTICS | FLAGS | {"reference", "hot_pixels", "run"}
         for name in STATISTICS:
             np.testing.assert_array_equal(statistics[name], summary.statistics[name])
     assert len(names(tmp_path)) == 3
