@@ -51,8 +51,9 @@ class BeforeAfter:
 class Quality:
     """How well a movie is registered, by some frames spread over it.
 
-    None of these measures decides alone: a flow that follows noise improves all but `residual_motion`. The verdict
-    rests on pixels that the flow has not seen (`Unseen`).
+    None of these measures decides alone: a flow that follows noise improves the correlations, and lessens the motion of
+    components; one that is too stiff lessens `residual_motion` (docs/quality-control.md). The verdict rests on pixels
+    that the flow has not seen (`Unseen`).
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Frames that are worth being looked at."""
+"""Frames of a recording that are worth being looked at."""
 
 from __future__ import annotations
 
@@ -7,44 +7,104 @@ from numpy.typing import NDArray
 
 __all__ = ["frames_to_play", "worst_frames"]
 
-RUN = 4  # frames that are played one after the other
+RUN = 4  # frames that are played one after the other where it moves; and what worst frames are apart
 
 
-def frames_to_play(displacement: NDArray[np.float64], flagged: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
-    """Numbers of `count` frames, rising: half of them spread over the recording, and runs where it moves most.
+def frames_to_play(displacement: NDArray[np.floating], flagged: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    """Choose frames that show what was registered: where it moved most, and what it was like elsewhere.
+
+    About half of them are runs of four successive frames, those whose median displacement is largest, so that a single
+    frame that stands out does not make a run; they are so far apart that they come from different parts of the
+    recording. The others are spread evenly over what is left.
 
     Parameters
     ----------
-    displacement : (T,) float64
-        Mean of each frame, pixels.
+    displacement : (T,) float
+        Mean of each frame, pixels; what is not finite counts as 0.
     flagged : (T,) bool
-        Frames that show nothing of the motion; they are left out where there are enough others.
+        Frames without a flow of their own; left out, unless there is no other or the recording is short.
     count : int
-        All frames where there are no more.
+        Of frames. All frames are returned where there are no more, and all that are not flagged where these are fewer.
+
+    Returns
+    -------
+    (K,) int
+        Their numbers, rising; K is `count` at most.
+
+    Raises
+    ------
+    ValueError
+        Where shapes or the number are not as above.
     """
-    good = np.flatnonzero(~flagged) if np.count_nonzero(~flagged) >= count else np.arange(len(displacement))
-    if len(good) <= count:
-        return good
-    spread = good[np.linspace(0, len(good) - 1, count // 2).round().astype(np.intp)]
-    chosen = set(spread.tolist())
-    apart = max(len(good) // count, RUN)
-    starts: list[int] = []
-    for place in np.argsort(-displacement[good], kind="stable"):  # from the one that moved most
-        if len(chosen) >= count:
-            break
-        first = min(max(int(place) - RUN // 2, 0), len(good) - RUN)
-        if all(abs(first - start) >= apart for start in starts):
-            starts.append(first)
-            chosen.update(good[first : first + RUN].tolist())
-    return np.array(sorted(chosen)[:count], np.intp) if len(chosen) >= count else np.array(sorted(chosen), np.intp)
+    moved, usable = _usable(displacement, flagged, count)
+    if len(moved) <= count:
+        return np.arange(len(moved))
+    if len(usable) <= count:
+        return usable
+    run = max(min(RUN, count // 2), 1)
+    runs = count // 2 // run
+    chosen = np.zeros(len(usable), np.bool_)
+    if runs:
+        typical = np.median(np.lib.stride_tricks.sliding_window_view(moved[usable], run), axis=-1)
+        for start in _largest_apart(typical, runs, max(len(usable) // (2 * runs), run)):
+            chosen[start : start + run] = True
+    others = np.flatnonzero(~chosen)
+    chosen[others[_spread(len(others), count - np.count_nonzero(chosen))]] = True
+    return usable[chosen]
 
 
-def worst_frames(displacement: NDArray[np.float64], flagged: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
-    """Numbers of `count` frames, rising, that moved most (T,), none of them flagged, at least a run apart."""
-    worst: list[int] = []
-    for number in np.argsort(-np.where(flagged, -np.inf, displacement), kind="stable"):
-        if len(worst) == count or flagged[number]:
-            break
-        if all(abs(int(number) - other) >= RUN for other in worst):
-            worst.append(int(number))
-    return np.array(sorted(worst), np.intp)
+def worst_frames(displacement: NDArray[np.floating], flagged: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    """Choose the frames that moved most.
+
+    Parameters
+    ----------
+    displacement : (T,) float
+        Mean of each frame, pixels; what is not finite counts as 0.
+    flagged : (T,) bool
+        Frames without a flow of their own; never chosen.
+    count : int
+        Of frames.
+
+    Returns
+    -------
+    (K,) int
+        Their numbers, rising, at least four apart; fewer than `count` where no more are.
+
+    Raises
+    ------
+    ValueError
+        Where shapes or the number are not as above.
+    """
+    moved, _ = _usable(displacement, flagged, count)
+    return np.sort(_largest_apart(np.where(flagged, -np.inf, moved), count, RUN))
+
+
+def _usable(
+    displacement: NDArray[np.floating], flagged: NDArray[np.bool_], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Finite displacements (T,), and the numbers of the frames that may be shown: all where all are flagged."""
+    if displacement.ndim != 1 or displacement.shape != flagged.shape:
+        raise ValueError(f"{displacement.shape=} and {flagged.shape=} are not both (T,)")
+    if count < 1:
+        raise ValueError(f"{count=} is not 1 or more")
+    moved = np.where(np.isfinite(displacement), displacement, 0).astype(np.float64)
+    return moved, np.flatnonzero(~flagged | flagged.all())
+
+
+def _largest_apart(values: NDArray[np.float64], count: int, apart: int) -> NDArray[np.intp]:
+    """Indices of the largest values, at most `count`, at least `apart` from each other; the first of equal ones.
+
+    Those of minus infinity are left out.
+    """
+    left = values.copy()
+    chosen: list[int] = []
+    while len(chosen) < count and left.max(initial=-np.inf) > -np.inf:
+        place = int(left.argmax())
+        chosen.append(place)
+        left[max(place - apart + 1, 0) : place + apart] = -np.inf
+    return np.array(chosen, np.intp)
+
+
+def _spread(n: int, count: int) -> NDArray[np.intp]:
+    """Indices of `count` of n, evenly from the first to the last; `count` is n at most."""
+    return np.arange(count) * (n - 1) // max(count - 1, 1)
