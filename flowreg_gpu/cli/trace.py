@@ -20,7 +20,7 @@ def displacement_trace(displacement: NDArray[np.float64]) -> list[str]:
     That is where standard output is no terminal, has fewer than 60 columns, or cannot show the bars.
     """
     columns = min(shutil.get_terminal_size((0, 0)).columns, _MOST_COLUMNS)
-    if not sys.stdout.isatty() or columns < _LEAST_COLUMNS or not len(displacement):
+    if sys.stdout is None or not sys.stdout.isatty() or columns < _LEAST_COLUMNS or not len(displacement):
         return []
     try:
         _BARS.encode(sys.stdout.encoding or "ascii")

@@ -30,6 +30,8 @@ LEAST_DISPLACEMENT = 0.1
 # Frames that correlate so little with the reference before registration, and after it, in parts of their correlation
 # with each other, show something else than it.
 FOREIGN_BEFORE, FOREIGN_AFTER = 0.3, 0.8
+# Where frames alone decide, their correlation grows with any flow; so the mean must be crisper by this factor, too.
+CRISPER = 1.02
 # Of the registered pixels; with more from the reference, the registered movie shows less than the recording.
 MUCH_FROM_REFERENCE = 0.05
 
@@ -91,6 +93,9 @@ def judge(
         reasons.append(f"The frames are moved by {moved:.2f} px on average, which nobody would see.")
     lost, foreign = _lost_frames(statistics, used), _is_foreign(statistics, used, quality)
     displaced = 0.0 if quality is None or not quality.tested else len(quality.displaced) / quality.tested
+    if seen and word == "better" and not _is_crisper(quality):
+        word = "unchanged"
+        reasons.append("The mean image is not crisper than before, so that this may be noise alone.")
     if foreign:
         word = "worse" if sign >= 0 else word
         reasons.append("The flow bends the frames towards another scene.")
@@ -176,6 +181,11 @@ def _is_foreign(statistics: Mapping[str, NDArray[Any]], used: NDArray[np.bool_],
     before, after = (statistics[f"correlation_{name}"][used].mean() for name in ("before", "after"))
     own = quality.leave_one_out
     return bool(before < FOREIGN_BEFORE * own.before and after < FOREIGN_AFTER * own.after)
+
+
+def _is_crisper(quality: Quality | None) -> bool:
+    """Whether the mean image has become clearly crisper."""
+    return quality is not None and quality.crispness.after > CRISPER * quality.crispness.before
 
 
 def _disagreement(statistics: Mapping[str, NDArray[Any]], used: NDArray[np.bool_], sign: int) -> Iterator[str]:

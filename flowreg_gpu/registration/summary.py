@@ -204,10 +204,10 @@ class Summary:
             lines.append(f"frames whose flow diverged, left as they were: {self.diverged_frames}")
         if self.nonfinite_pixels:
             lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
-        if self.verification is not None:
-            lines.append(str(self.verification))
         if self.verdict is not None:
             lines.append(str(self.verdict))
+        if self.verification is not None:
+            lines.append(str(self.verification))
         return "\n".join(lines)
 
     @classmethod

@@ -177,7 +177,8 @@ def _quality(pairs: Sequence[FramePair], summary: Summary | None, motion: bool) 
 
 def _verdict(summary: Summary | None, quality: Quality) -> Verdict:
     found = None if summary is None else dataclasses.replace(summary, quality=quality).verdict
-    return found or judge((quality.correlations_after - quality.correlations_before).tolist(), {}, seen=True)
+    gains = (quality.correlations_after - quality.correlations_before).tolist()
+    return found or judge(gains, {}, seen=True, quality=quality)
 
 
 def _measures(summary: Summary | None, quality: Quality) -> Iterator[tuple[str, str, str, str]]:
@@ -203,7 +204,7 @@ def _measures(summary: Summary | None, quality: Quality) -> Iterator[tuple[str, 
         "crispness of the mean image",
         f"{pair.before:.4g}",
         f"{pair.after:.4g}",
-        "Length of its gradient, over all pixels. A flow that follows noise improves it, too.",
+        "Length of its gradient, over all pixels. A flow that follows noise may improve it, too.",
     )
     if quality.component_motion is not None:
         pair = quality.component_motion

@@ -1,5 +1,7 @@
 """Verdicts: the word follows the gains, and what was noticed is said."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -119,9 +121,12 @@ def test_pixels_of_the_reference():
 
 
 def test_frames_alone():
-    verdict = judge([0.1] * 11, {}, seen=True)
+    verdict = judge([0.1] * 11, {}, seen=True, quality=quality())
     assert verdict.word == "better"
     assert "can flatter" in str(verdict)
+    as_blurred = dataclasses.replace(quality(), crispness=BeforeAfter(1.0, 1.01))
+    assert judge([0.1] * 11, {}, seen=True, quality=as_blurred).word == "unchanged"
+    assert judge([0.1] * 11, {}, seen=True).word == "unchanged"
 
 
 def test_all_frames_flagged():
