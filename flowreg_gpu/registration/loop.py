@@ -153,6 +153,7 @@ class Registration:
             verify=verify,
             builds_reference=builds_reference,
             chooses=self._looks_ahead or self.options.is_auto("cc_initialization"),
+            measures=measure_unseen,
         ).plan(batch, self._start_flow.window, limit)
         self.batch = self.memory.batch
 

@@ -22,11 +22,11 @@ from flowreg_gpu.quality.residual import displacement_figures
 from flowreg_gpu.registration.jumps import SAMPLES, JumpTest
 from flowreg_gpu.registration.verification import spread_frames
 
-__all__ = ["FramePair", "measure_quality", "read_pairs", "sample_numbers"]
+__all__ = ["FramePair", "measure_quality", "read_pairs", "sample_count", "sample_numbers"]
 
-# Frames that are measured: of a recording, at most one in so many, so that they cost little beside it; but at least so
-# many, and at most what holds so many values before and after.
-ONE_IN, LEAST_FRAMES, MOST_FRAMES, MOST_VALUES = 16, 16, 128, 2**25
+# Frames that are measured: of a recording, one in so many, so that they cost little beside it, and some of a short one;
+# but at most what holds so many values before and after, or so few frames where frames are large.
+ONE_IN, SOME_FRAMES, MOST_FRAMES, FEW_FRAMES, MOST_VALUES = 16, 16, 128, 8, 2**22
 # Principal components whose motion is measured, and registered frames that are registered again.
 COMPONENTS, AGAIN = 5, 8
 # Finest level for motion that is left: noise makes no motion at a fourth of the resolution.
@@ -41,11 +41,16 @@ class FramePair(NamedTuple):
     after: NDArray[Any]
 
 
+def sample_count(n_frames: int, values: int) -> int:
+    """Frames that are measured of so many, with so many values each."""
+    most = int(np.clip(MOST_VALUES // values, FEW_FRAMES, MOST_FRAMES))
+    return min(max(n_frames // ONE_IN, SOME_FRAMES), most, n_frames)
+
+
 def sample_numbers(used: NDArray[np.bool_], values: int) -> NDArray[np.intp]:
     """Numbers of the frames that are measured, among those that are used (T,), for so many values a frame."""
     good = np.flatnonzero(used)
-    count = int(np.clip(len(good) // ONE_IN, LEAST_FRAMES, max(min(MOST_FRAMES, MOST_VALUES // values), LEAST_FRAMES)))
-    return good[spread_frames(len(good), min(count, len(good)))]
+    return good[spread_frames(len(good), sample_count(len(good), values))]
 
 
 def read_pairs(

@@ -22,6 +22,7 @@ from flowreg_gpu.model.plan import plan_levels
 from flowreg_gpu.model.preprocessing import Preprocessing
 from flowreg_gpu.options import Options
 from flowreg_gpu.registration.jumps import SAMPLES
+from flowreg_gpu.registration.measuring import sample_count
 from flowreg_gpu.registration.reference import EXTRA_SIGMA
 from flowreg_gpu.registration.start_flow import FIRST_FLOWS
 from flowreg_gpu.registration.tuning import sample_size
@@ -34,6 +35,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]I?)?B?\s*", re.IGNORECASE
 # Measured with numba 0.68 and LLVM 20 on Linux (benchmarks/memory.py): what loading numba's type rules and the kernels
 # adds to a process that has imported this package, and such a process where its size cannot be told.
 _KERNEL_BYTES, _PROCESS_BYTES = 85_000_000, 120_000_000
+# Parts of the frames in float64 while they are measured.
+_MEASURE_BYTES = 24_000_000
 # Filtered frames that wait for their sum, and what filtering takes, in frames for each thread (registration.reference).
 _FILTERED_FRAMES = 7
 
@@ -99,6 +102,8 @@ class RunMemory:
         Whether the reference is made of frames.
     chooses : bool
         Whether some frames are looked at before the run.
+    measures : bool
+        Whether some frames are measured after it.
     """
 
     def __init__(
@@ -112,13 +117,14 @@ class RunMemory:
         verify: int = 0,
         builds_reference: bool = True,
         chooses: bool = False,
+        measures: bool = False,
     ) -> None:
         self._n_frames, self._height, self._width, self._channels = reader.shape
         self._pixels = self._height * self._width
         self._dtype, self._options, self._executor = reader.dtype, options, executor
         self._writes_flow, self._verify, self._measures_field = keep_flow, verify, measure_field
         self._keeps_flow = keep_flow or verify > 0 or measure_field
-        self._builds_reference, self._chooses = builds_reference, chooses
+        self._builds_reference, self._chooses, self._measures = builds_reference, chooses, measures
         sigma = options.sigma_per_channel(self._channels)
         self._halo, self._reference_halo = _halo(sigma), _halo(sigma + np.array(EXTRA_SIGMA))
         self._process = _process_bytes()
@@ -177,12 +183,13 @@ class RunMemory:
         recording, executor = self._recording(batch)
         reference, executor_then = self._reference(self._reference_batch(batch)) if self._builds_reference else (0, 0)
         choosing, executor_before = self._choosing(self._reference_batch(batch)) if self._chooses else (0, 0)
+        measuring = self._measuring() if self._measures else 0
         choosing_solver = self._pixels * (8 + 41 * self._channels)
         return (
             self._process
             + 3 * self._single  # reference, its planes, weights
             + self._executor.working_memory(max(self._scratch(), _FILTERED_FRAMES * self._single))
-            + max(recording, reference, choosing, choosing_solver)
+            + max(recording, reference, choosing, choosing_solver, measuring)
             + max(executor, executor_then, executor_before)  # blocks of shared memory do not shrink
             + (self._verification() if self._verify else 0)
             + (self._second_attempt() if self._options.is_auto("cc_initialization") else 0)
@@ -218,6 +225,11 @@ class RunMemory:
         return window + 2 * count * self._single + 2 * frames + compared, self._executor.batch_memory(
             2 * frames, frames + flows
         )
+
+    def _measuring(self) -> int:
+        """Bytes of the frames that are measured before and after, twice while they are put together, and of sums."""
+        frames = sample_count(self._n_frames, self._pixels * self._channels)
+        return 4 * frames * self._stored + 8 * self._single + _MEASURE_BYTES
 
     def _scratch(self) -> int:
         """Bytes that a worker needs to register a frame, the pyramid of the reference included.

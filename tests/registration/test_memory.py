@@ -218,7 +218,7 @@ def test_computed_and_counted(tmp_path, case):
 def test_a_limit_is_kept(tmp_path, executor):
     shape, dtype, arguments = (60, 700, 800), "uint16", {"executor": executor, "options": {"quality": "fast"}}
     unlimited, _, counted = measured(tmp_path, shape, dtype, {**arguments, "batch": 60})
-    limit = 375_000_000 if executor == "threading" else 575_000_000
+    limit = 410_000_000 if executor == "threading" else 610_000_000
     assert counted > limit
     batch, computed, counted = measured(tmp_path, shape, dtype, {**arguments, "memory": limit})
     assert 1 <= batch < unlimited
