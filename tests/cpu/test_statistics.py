@@ -19,19 +19,21 @@ def test_flow_statistics(size, offset):
     length = np.hypot(u, v)
     divergence = (np.gradient(u, axis=1) + np.gradient(v, axis=0)).mean()
     found = flow_statistics(flow)
-    expected = (length.mean(), length.max(), divergence, np.hypot(u.mean(), v.mean()))
+    expected = (length.mean(), length.max(), divergence, np.hypot(u.mean(), v.mean()), u.mean(), v.mean())
     # relative to the size of the flow: the divergence is a difference
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerances.STATISTICS * length.max())
 
 
 def test_flow_statistics_by_hand():
     y, x = np.mgrid[:9, :12].astype(np.float32)
-    mean, largest, divergence, translation = flow_statistics(np.stack([0.5 * x, -0.25 * y]))
+    mean, largest, divergence, translation, right, down = flow_statistics(np.stack([0.5 * x, -0.25 * y]))
     assert divergence == pytest.approx(0.25, abs=1e-6)
     assert largest == pytest.approx(np.hypot(5.5, 2))
     assert translation == pytest.approx(np.hypot(2.75, 1))
-    assert flow_statistics(np.tile(np.float32([3, -4]).reshape(2, 1, 1), (1, 9, 12))) == pytest.approx((5, 5, 0, 5))
-    assert flow_statistics(np.zeros((2, 9, 12), np.float32)) == (0, 0, 0, 0)
+    assert (right, down) == pytest.approx((2.75, -1))
+    even = np.tile(np.float32([3, -4]).reshape(2, 1, 1), (1, 9, 12))
+    assert flow_statistics(even) == pytest.approx((5, 5, 0, 5, 3, -4))
+    assert flow_statistics(np.zeros((2, 9, 12), np.float32)) == (0, 0, 0, 0, 0, 0)
     assert mean == pytest.approx(np.hypot(0.5 * x, 0.25 * y).mean(), rel=1e-6)
 
 
