@@ -43,7 +43,8 @@ def measured(movie, executor="sequential", batch=None, reference=None, keep_flow
         measure_field=True,
     )
     flow = ArrayWriter((*movie.shape[:3], 2), np.float32) if keep_flow else None
-    summary = registration.run(ArrayWriter(movie.shape, movie.dtype), flow)
+    with contextlib.nullcontext() if isinstance(executor, str) else executor:  # one that was handed in ends here
+        summary = registration.run(ArrayWriter(movie.shape, movie.dtype), flow)
     return summary, None if flow is None else flow.array
 
 

@@ -307,7 +307,7 @@ def test_the_summary_says_what_was_chosen(folder):
     for number, reference in enumerate((None, range(4), tifffile.imread("in.tif")[0])):
         other = fg.register_file("in.tif", f"{number}.tif", "sequential", reference, **FAST)
         assert other.reference_frames is None
-        assert "reference:" not in str(other)
+        assert not any(line.startswith("reference:") for line in str(other).splitlines())
 
 
 def test_a_file_called_auto(folder):
