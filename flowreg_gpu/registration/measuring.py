@@ -19,6 +19,7 @@ from flowreg_gpu.quality.crispness import crispness
 from flowreg_gpu.quality.measures import BeforeAfter, Quality
 from flowreg_gpu.quality.principal import principal_extremes
 from flowreg_gpu.quality.residual import displacement_figures
+from flowreg_gpu.registration.bad_frames import replace_nonfinite
 from flowreg_gpu.registration.jumps import SAMPLES, JumpTest
 from flowreg_gpu.registration.verification import spread_frames
 
@@ -84,6 +85,9 @@ def measure_quality(
     """
     numbers = np.array([pair.number for pair in pairs])
     before, after = (np.stack([getattr(pair, name) for pair in pairs]) for name in ("before", "after"))
+    if job is not None:
+        for frames in (before, after):  # as the run does
+            replace_nonfinite(frames, job.reference, halo=0)
     weights = None if job is None else job.mean_weight
     mean_before, mean_after = (frames.mean(axis=0, dtype=np.float64).astype(np.float32) for frames in (before, after))
     quality = Quality(
