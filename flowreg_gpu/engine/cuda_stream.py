@@ -101,14 +101,13 @@ class DeviceStream:
             start = None
             if batch.start is not None:
                 start = upload(self._device, np.ascontiguousarray(batch.start[None], np.float32))
-            total, field = self._upload_total(batch), self._upload_field(batch)
+            sums = self._upload_sums(batch)
             while state.finished < batch.count:
                 try:
-                    self._run_parts(state, result, start, total, field)
+                    self._run_parts(state, result, start, sums)
                 except DeviceMemoryError as error:
                     self._halve(error)
-            self._download_total(batch, total, result)
-            self._download_field(batch, field, result)
+            self._download_sums(batch, sums, result)
             return result
         except BaseException:
             # what is still queued uses memory that is let go here
@@ -117,14 +116,7 @@ class DeviceStream:
             self._staging = None
             raise
 
-    def _run_parts(
-        self,
-        state: BatchState,
-        result: BatchResult,
-        start: Buffer | None,
-        total: Buffer | None,
-        field: Buffer | None,
-    ) -> None:
+    def _run_parts(self, state: BatchState, result: BatchResult, start: Buffer | None, sums: dict[str, Buffer]) -> None:
         """Queue one part after the other, at most one ahead of the one that is waited for."""
         batch = state.batch
         step = min(self._largest_part(batch), batch.count - state.finished)
@@ -139,7 +131,7 @@ class DeviceStream:
         for first in range(state.finished, batch.count, step):
             stop = min(first + step, batch.count)
             try:
-                self._queue(batch, range(first, stop), result, staging, start, total, field)
+                self._queue(batch, range(first, stop), result, staging, start, sums)
             except DeviceError:
                 with contextlib.suppress(DeviceError):
                     collect(ahead=0)  # what was queued before the fault
@@ -155,8 +147,7 @@ class DeviceStream:
         result: BatchResult,
         staging: Staging,
         start: Buffer | None,
-        total: Buffer | None,
-        field: Buffer | None,
+        sums: dict[str, Buffer],
     ) -> None:
         """Queue upload, registration and download of the frames of a part."""
         assert self._task is not None
@@ -168,10 +159,10 @@ class DeviceStream:
         if result.flow is not None:
             downloads.append((result.flow[first:stop], interleave(self._device, flow)))
         local = max(batch.count - batch.averaged - first, 0)
-        if total is not None and local < stop - first:
-            add_frames(self._device, flow, local, total)
-        if field is not None:
-            add_field(self._device, flow, field)
+        if "mean" in sums and local < stop - first:
+            add_frames(self._device, flow, local, sums["mean"])
+        if "field" in sums:
+            add_field(self._device, flow, sums["field"])
         staging.download(downloads)
 
     def _largest_part(self, batch: Batch) -> int:
@@ -213,34 +204,27 @@ class DeviceStream:
         )
         self._limit //= 2
 
-    def _upload_total(self, batch: Batch) -> Buffer | None:
-        """Sum of the flows so far (2, H, W) float64, where this batch adds to it."""
-        if batch.mean is None or batch.averaged == 0 or batch.start is None:
-            return None
-        total = batch.mean.total
-        return upload(self._device, np.zeros(batch.start.shape) if total is None else total)
+    def _upload_sums(self, batch: Batch) -> dict[str, Buffer]:
+        """Sums so far that this batch adds to: of its mean (2, H, W) float64, and of its field (4, H, W) int64."""
+        if batch.start is None:
+            return {}
+        size, known = batch.start.shape[1:], {}
+        if batch.mean is not None and batch.averaged:
+            known["mean"] = np.zeros((2, *size)) if batch.mean.total is None else batch.mean.total
+        if batch.field is not None:
+            known["field"] = np.zeros((4, *size), np.int64) if batch.field.sums is None else batch.field.sums
+        return {name: upload(self._device, array) for name, array in known.items()}
 
-    def _download_total(self, batch: Batch, total: Buffer | None, result: BatchResult) -> None:
-        if total is None or batch.mean is None:
-            return
-        host = self._pinned.get("total", total.shape, np.float64)
-        self._device.copy(host, total)
-        self._device.synchronize()
-        batch.mean.total = host.copy()
-        batch.mean.count += int(np.count_nonzero(unflagged(result.statistics[batch.count - batch.averaged :])))
-
-    def _upload_field(self, batch: Batch) -> Buffer | None:
-        """Sums of the field so far (4, H, W) int64, where this batch adds to it."""
-        if batch.field is None or batch.start is None:
-            return None
-        sums = batch.field.sums
-        return upload(self._device, np.zeros((4, *batch.start.shape[1:]), np.int64) if sums is None else sums)
-
-    def _download_field(self, batch: Batch, field: Buffer | None, result: BatchResult) -> None:
-        if field is None or batch.field is None:
-            return
-        host = self._pinned.get("field", field.shape, np.int64)
-        self._device.copy(host, field)
-        self._device.synchronize()
-        batch.field.sums = host.copy()
-        batch.field.count += int(np.count_nonzero(unflagged(result.statistics)))
+    def _download_sums(self, batch: Batch, sums: dict[str, Buffer], result: BatchResult) -> None:
+        """Hand the sums in: all of them or, after a fault, none, since whoever goes on adds to all of them again."""
+        hosts = {name: self._pinned.get(name, buffer.shape, buffer.dtype) for name, buffer in sums.items()}
+        for name, host in hosts.items():
+            self._device.copy(host, sums[name])
+        if hosts:
+            self._device.synchronize()
+        if batch.mean is not None and "mean" in hosts:
+            batch.mean.total = hosts["mean"].copy()
+            batch.mean.count += int(np.count_nonzero(unflagged(result.statistics[batch.count - batch.averaged :])))
+        if batch.field is not None and "field" in hosts:
+            batch.field.sums = hosts["field"].copy()
+            batch.field.count += int(np.count_nonzero(unflagged(result.statistics)))
