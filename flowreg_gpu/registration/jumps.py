@@ -307,11 +307,13 @@ class SecondAttempt:
         # a device's statistics may be rounded otherwise; `_attempt` decides
         low = unflagged(result.statistics) & (result.statistics[:, after] < self._suspicious + 1e-6)
         for index in np.flatnonzero(low):
-            attempt = self._attempt(batch, int(index), correlation(result.registered[index], self._job.reference))
+            field = None if batch.field is None else FlowField()
+            known = correlation(result.registered[index], self._job.reference)
+            attempt = self._attempt(batch, int(index), known, field)
             if attempt is None:
                 continue
-            if batch.field is not None:
-                self._correct(batch.field, batch, int(index))
+            if batch.field is not None and field is not None:
+                batch.field.replace(self._first_flow(batch, int(index)), field)
             result.registered[index], result.statistics[index] = attempt.registered[0], attempt.statistics[0]
             if result.flow is not None and attempt.flow is not None:
                 result.flow[index] = attempt.flow[0]
@@ -319,23 +321,25 @@ class SecondAttempt:
         self._executor = None  # and its memory
         return replaced
 
-    def _correct(self, field: FlowField, batch: Batch, index: int) -> None:
-        """Put the flow of a frame with alignment in the place of the one without, which is estimated once more."""
-        fields = []
-        for aligned in (False, True):
-            executor = SequentialExecutor()
-            options = self._job.options.replace(cc_initialization=aligned)
-            executor.start_recording(dataclasses.replace(self._job, options=options))
-            fields.append(FlowField())
-            single = batch.part(index, index + 1, None)
-            executor.register_batch(dataclasses.replace(single, mean=None, averaged=0, field=fields[-1]))
-        field.replace(*fields)
+    def _first_flow(self, batch: Batch, index: int) -> FlowField:
+        """What a frame has added to the field without alignment: its flow is estimated once more."""
+        executor, field = SequentialExecutor(), FlowField()
+        executor.start_recording(self._job)
+        executor.register_batch(self._alone(batch, index, field))
+        return field
 
-    def _attempt(self, batch: Batch, index: int, known: float) -> BatchResult | None:
-        """Frame `index` of a batch with alignment, if it has jumped and then correlates more than `known`."""
+    def _alone(self, batch: Batch, index: int, field: FlowField | None) -> Batch:
+        """Frame `index` of a batch; the sum of flows, from which the next window starts, has had its first flow."""
+        return dataclasses.replace(batch.part(index, index + 1, None), mean=None, averaged=0, field=field)
+
+    def _attempt(self, batch: Batch, index: int, known: float, field: FlowField | None) -> BatchResult | None:
+        """Frame `index` of a batch with alignment, if it has jumped and then correlates more than `known`.
+
+        Its flow is added to the field.
+        """
         if known >= self._suspicious:
             return None
-        job, single = self._job, batch.part(index, index + 1, None)
+        job, single = self._job, self._alone(batch, index, field)
         assert job.preprocessing is not None
         assert batch.start is not None
         if not self._test.jump(preprocess(single.frames, job.preprocessing), batch.start):
@@ -344,7 +348,6 @@ class SecondAttempt:
             self._executor = SequentialExecutor()
             aligned = job.options.replace(cc_initialization=True)
             self._executor.start_recording(dataclasses.replace(job, options=aligned))
-        # the sum of flows, from which the next window starts, has had the first flow
-        result = self._executor.register_batch(dataclasses.replace(single, mean=None, averaged=0, field=None))
+        result = self._executor.register_batch(single)
         better = unflagged(result.statistics)[0] and correlation(result.registered[0], job.reference) > known
         return result if better else None
