@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flowreg_gpu.cli.options import add_execution, add_files, chosen_files, parse_reference, whole_number
+from flowreg_gpu.cli.options import add_execution, add_files, add_layout, chosen_files, parse_reference, whole_number
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import FAILED, WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.apply import FlowApplication
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "auto (the one saved with the flow, if it was found on this recording; else as for register)",
     )
     parser.add_argument("--interpolation", metavar="X", help="cubic, linear or nearest (that of the flow's recording)")
-    parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
-    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
+    add_layout(parser)
     parser.add_argument("--batch", type=whole_number, metavar="N", help="frames computed at a time (by their size)")
     add_execution(parser)
 

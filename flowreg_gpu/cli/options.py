@@ -15,6 +15,7 @@ __all__ = [
     "add_execution",
     "add_files",
     "add_keeping",
+    "add_layout",
     "add_options",
     "add_reading",
     "chosen_files",
@@ -69,6 +70,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="frames left as they are: auto finds those without an image; none; a file with a number on every line; or "
         "numbers and ranges, e.g. 7,50:60 (%(default)s)",
     )
+    add_layout(parser)
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how the pages of a recording are meant."""
     parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
     parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
 

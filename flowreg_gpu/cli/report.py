@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from flowreg_gpu.cli.options import add_keeping, whole_number
+from flowreg_gpu.cli.options import add_keeping, add_layout
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.report.page import figures_of
 from flowreg_gpu.report.write import report_name, write_report
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify-motion", action="store_true", help="measure the motion that is left in some frames")
     parser.add_argument("--json", action="store_true", help="print verdict and measures as JSON")
     parser.add_argument("--paths", action="store_true", help="name files with their folders in the page")
-    parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
-    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
+    add_layout(parser)
     add_keeping(parser)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from flowreg_gpu.cli.options import add_keeping, whole_number
+from flowreg_gpu.cli.options import add_keeping, add_layout, whole_number
 from flowreg_gpu.cli.progress import ProgressBar
 from flowreg_gpu.cli.status import WRONG_USAGE, attempt, say, tell
 from flowreg_gpu.registration.smoothing import SMOOTHING_EXECUTORS, FileSmoothing
@@ -29,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("ROWS", "COLUMNS", "TIME"),
         help="standard deviations in pixels and frames; 0 does not filter (1 1 0)",
     )
-    parser.add_argument("--axes", help="axes of the stored array where the file is silent, e.g. TCYX")
-    parser.add_argument("--channels", type=whole_number, metavar="N", help="channels of an interleaved stack")
+    add_layout(parser)
     parser.add_argument(
         "--batch", type=whole_number, metavar="N", help="frames filtered at a time; never changes the result"
     )
