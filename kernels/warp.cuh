@@ -39,11 +39,12 @@ __device__ __forceinline__ int place_taps(float position, float* weight) {
   return first - 1;
 }
 
-// False where the target lies outside, or is NaN.
+// Whether a target lies inside; NaN does not.
 __device__ __forceinline__ bool lies_inside(float x, float y, int height, int width) {
   return x >= 0.0f && x < (float)width && y >= 0.0f && y < (float)height;
 }
 
+// False where the target lies outside.
 template <int TAPS>
 __device__ __forceinline__ bool find_target(float x, float y, int height, int width, Target<TAPS>& target) {
   if (!lies_inside(x, y, height, width)) return false;

@@ -14,7 +14,6 @@ from flowreg_gpu.options import FRAME_DTYPES
 
 __all__ = [
     "FLAGS",
-    "FLOW_STEPS",
     "STATISTICS",
     "Batch",
     "BatchResult",

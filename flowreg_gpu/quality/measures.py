@@ -95,6 +95,12 @@ class Quality:
         """Mean correlation of a frame with the mean of the other ones."""
         return BeforeAfter(float(np.mean(self.correlations_before)), float(np.mean(self.correlations_after)))
 
+    @property
+    def gains(self) -> list[float]:
+        """What registration adds to the correlation of each frame with the mean of the others."""
+        gains: list[float] = (self.correlations_after - self.correlations_before).tolist()
+        return gains
+
     def to_dict(self) -> dict[str, Any]:
         """The figures, as JSON can hold them."""
         pairs = {"leave_one_out": self.leave_one_out, "crispness": self.crispness}

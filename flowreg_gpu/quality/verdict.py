@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from flowreg_gpu.quality.measures import Quality
 
-__all__ = ["Verdict", "judge", "list_frames"]
+__all__ = ["FLAGS", "Verdict", "flagged_frames", "judge", "list_frames"]
 
+#: Statistics that flag a frame.
+FLAGS = ("constant", "diverged", "bad")
 # Frames that agree with the mean, at least; so one frame alone cannot carry it.
 AGREEING = 2 / 3
 # Frames that are lost correlate so much less with the reference than usual, in parts of it and in standard deviations.
@@ -83,7 +85,7 @@ def judge(
     alpha_given, aligned : bool
         Whether the caller gave `alpha`, and whether frames were aligned rigidly before the flow.
     """
-    used = _used(statistics)
+    used = ~flagged_frames(statistics, len(statistics.get("mean_disp", ())))
     sign = _significant(np.asarray(gains, np.float64))
     word = {1: "better", 0: "unchanged", -1: "worse"}[sign]
     reasons = [_gain_in_words(gains, sign, seen)]
@@ -125,13 +127,13 @@ def list_frames(numbers: NDArray[np.intp], most: int = 10) -> str:
     return told + (" and more" if len(runs) > most else "")
 
 
-def _used(statistics: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """Frames (T,) that have a flow of their own."""
-    flags = [statistics[name] for name in ("constant", "diverged", "bad") if name in statistics]
-    if "mean_disp" not in statistics:
-        return np.zeros(0, np.bool_)
-    used: NDArray[np.bool_] = ~np.logical_or.reduce(flags or [np.zeros(len(statistics["mean_disp"]), np.bool_)])
-    return used
+def flagged_frames(statistics: Mapping[str, NDArray[Any]], n_frames: int) -> NDArray[np.bool_]:
+    """Frames (T,) that have no flow of their own, by those of the flags that there are."""
+    flagged = np.zeros(n_frames, np.bool_)
+    for name in FLAGS:
+        if name in statistics:
+            flagged |= np.asarray(statistics[name], np.bool_)
+    return flagged
 
 
 def _significant(gains: NDArray[np.float64]) -> int:

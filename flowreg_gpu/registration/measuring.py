@@ -54,17 +54,10 @@ def sample_numbers(used: NDArray[np.bool_], values: int) -> NDArray[np.intp]:
     return good[spread_frames(len(good), sample_count(len(good), values))]
 
 
-def read_pairs(
-    original: FrameReader,
-    registered: FrameReader,
-    numbers: Sequence[int] | NDArray[np.intp],
-    crop: tuple[slice, slice] | None = None,
-) -> Iterator[FramePair]:
-    """Frames before and after registration, one after the other; `crop` is what the registered ones show."""
-    rows, columns = crop or (slice(None), slice(None))
+def read_pairs(original: FrameReader, registered: FrameReader, numbers: NDArray[np.intp]) -> Iterator[FramePair]:
+    """Frames before and after registration, one after the other."""
     for number in map(int, numbers):
-        before = original.read(number, number + 1)[0, rows, columns]
-        yield FramePair(number, before, registered.read(number, number + 1)[0])
+        yield FramePair(number, original.read(number, number + 1)[0], registered.read(number, number + 1)[0])
 
 
 def measure_quality(

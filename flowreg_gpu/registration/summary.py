@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowreg_gpu.engine.batch import FLAGS, STATISTICS
+from flowreg_gpu.engine.batch import STATISTICS
 from flowreg_gpu.options import Options
 from flowreg_gpu.quality.measures import FlowMap, Quality
-from flowreg_gpu.quality.verdict import Verdict, judge, list_frames
+from flowreg_gpu.quality.residual import share_from_reference
+from flowreg_gpu.quality.verdict import FLAGS, Verdict, flagged_frames, judge, list_frames
 from flowreg_gpu.registration.choices import Choices
 from flowreg_gpu.registration.scan_offset import NO_OFFSET, ScanOffset
 from flowreg_gpu.registration.verification import Verification
@@ -23,8 +24,6 @@ __all__ = ["COLUMNS", "Summary"]
 #: Columns of the statistics of a recording: those of its batches, 1 where the frame is bad, and 1 where it was
 #: registered once more.
 COLUMNS = (*STATISTICS, "bad", "realigned")
-#: Of a frame that has no flow of its own.
-_FLAGS = (*STATISTICS[FLAGS], "bad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,6 @@ class Summary:
     hot_pixels: NDArray[np.intp] = dataclasses.field(default_factory=lambda: np.empty((0, 3), np.intp))
     options: Options | None = None
     quality: Quality | None = None
-    crop: tuple[slice, slice] | None = None
     field: FlowMap | None = None
 
     @property
@@ -97,7 +95,7 @@ class Summary:
         """Part of the registered pixels that lay outside their frames and are the reference's; None if not measured."""
         if self.field is None or not self.field.count:
             return None
-        return float(self.field.outside.mean() / self.field.count)
+        return share_from_reference(self.field.outside, self.field.count)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -106,7 +104,7 @@ class Summary:
         if unseen is not None:
             gains: Sequence[float] = unseen.gains
         elif quality is not None:
-            gains = (quality.correlations_after - quality.correlations_before).tolist()
+            gains = quality.gains
         else:
             return None
         return judge(
@@ -141,19 +139,19 @@ class Summary:
     @property
     def flagged(self) -> NDArray[np.bool_]:
         """Frames (T,) with any flag in `statistics`: their flow is zero, and the means in `str` leave them out."""
-        flags: NDArray[np.bool_] = np.logical_or.reduce([self.statistics[name] for name in _FLAGS])
-        return flags
+        return flagged_frames(self.statistics, self.n_frames)
 
     def to_dict(self) -> dict[str, Any]:
         """What the run did, as JSON can hold it; the statistics of the frames by their means over those not flagged."""
         used = {name: values[~self.flagged] for name, values in self.statistics.items() if values.dtype.kind == "f"}
+        verdict = self.verdict
         return {
             "frames": self.n_frames,
             "seconds": self.seconds,
             "frames_per_second": self.frames_per_second,
             "executor": self.executor,
             "resumed_at": self.resumed_at,
-            "verdict": None if self.verdict is None else dataclasses.asdict(self.verdict),
+            "verdict": None if verdict is None else dataclasses.asdict(verdict),
             "quality": None if self.quality is None else self.quality.to_dict(),
             "means": {name: float(values.mean()) if len(values) else None for name, values in used.items()},
             "largest_displacement": float(used["max_disp"].max(initial=0)),
@@ -204,8 +202,9 @@ class Summary:
             lines.append(f"frames whose flow diverged, left as they were: {self.diverged_frames}")
         if self.nonfinite_pixels:
             lines.append(f"NaN or infinite pixels, taken from the reference: {self.nonfinite_pixels}")
-        if self.verdict is not None:
-            lines.append(str(self.verdict))
+        verdict = self.verdict
+        if verdict is not None:
+            lines.append(str(verdict))
         if self.verification is not None:
             lines.append(str(self.verification))
         return "\n".join(lines)
@@ -229,7 +228,7 @@ class Summary:
     ) -> Summary:
         """Summary of frames with the statistics (T, 12) of `COLUMNS`; a RuntimeWarning names what went wrong."""
         columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, statistics.T, strict=True))
-        columns |= {name: columns[name] != 0 for name in (*_FLAGS, "realigned")}
+        columns |= {name: columns[name] != 0 for name in (*FLAGS, "realigned")}
         constant, diverged = (int(np.count_nonzero(columns[name])) for name in ("constant", "diverged"))
         bad = np.flatnonzero(columns["bad"])
         problems = {

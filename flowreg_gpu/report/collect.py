@@ -19,7 +19,7 @@ from flowreg_gpu import diagnostics
 from flowreg_gpu.cpu.flatness import flat_pixels
 from flowreg_gpu.engine.job import Job
 from flowreg_gpu.io import FlowReader, FrameReader
-from flowreg_gpu.quality.measures import FlowMap, Quality
+from flowreg_gpu.quality.measures import Quality
 from flowreg_gpu.quality.play import frames_to_play, worst_frames
 from flowreg_gpu.quality.sharp_lines import most_structured_lines
 from flowreg_gpu.quality.verdict import Verdict, judge, list_frames
@@ -52,7 +52,7 @@ def collect(
     Parameters
     ----------
     original, registered : FrameReader
-        The recording before and after registration; the latter of the rows and columns that `summary.crop` tells.
+        The recording before and after registration.
     summary : Summary or None
         Of the run; None where only the frames are known.
     flow : FlowReader or None
@@ -76,16 +76,18 @@ def collect(
     measured = sample_numbers(used, registered.n_channels * registered.height * registered.width)
     good = np.flatnonzero(used)
     seen = good[spread_frames(len(good), min(IMAGE_FRAMES, len(good)))]
-    crop = None if summary is None else summary.crop
     images, pairs, frames = _Images(), [], _Played(played)
     wanted, sampled = set(seen.tolist()), set(measured.tolist())
-    for pair in read_pairs(original, registered, np.union1d(np.union1d(seen, measured), played), crop):
+    for pair in read_pairs(original, registered, np.union1d(np.union1d(seen, measured), played)):
         if pair.number in wanted:
             images.add(pair)
         if pair.number in sampled:
             pairs.append(pair)
         frames.add(pair)
-    quality = _quality(pairs, summary, motion)
+    job = None
+    if summary is not None and summary.options is not None:
+        job = Job.from_raw(options=summary.options, reference=summary.reference)
+    quality = _quality(pairs, summary, job, motion)
     before, after = images.result()
     return ReportData(
         title=title,
@@ -99,8 +101,8 @@ def collect(
         strip=frames.result(),
         statistics=statistics,
         window=None if summary is None or summary.options is None else summary.options.buffer_size,
-        flat=None if summary is None else _flat(summary),
-        field=None if summary is None else _field(summary),
+        flat=None if job is None else flat_pixels(job.reference_planes, job.weight, job.options.const_assumption),
+        field=None if summary is None else summary.field,
         worst=() if flow is None else tuple(_worst_flows(flow, moved, ~used)),
         kymographs=tuple(_kymographs(pairs, after.mean)),
         facts=_facts(summary, registered, files),
@@ -164,21 +166,18 @@ def _smaller(frame: NDArray[Any]) -> NDArray[np.float32]:
     return smaller
 
 
-def _quality(pairs: Sequence[FramePair], summary: Summary | None, motion: bool) -> Quality:
+def _quality(pairs: Sequence[FramePair], summary: Summary | None, job: Job | None, motion: bool) -> Quality:
     """The summary's measures, or new ones."""
-    if summary is None or summary.options is None:
+    if summary is None or job is None:
         return measure_quality(pairs)
     if summary.quality is not None and not (motion and summary.quality.residual_motion is None):
         return summary.quality
-    rows, columns = summary.crop or (slice(None), slice(None))
-    job = Job.from_raw(options=summary.options, reference=summary.reference[rows, columns])
     return measure_quality(pairs, job, from_reference=summary.from_reference, motion=motion)
 
 
 def _verdict(summary: Summary | None, quality: Quality) -> Verdict:
     found = None if summary is None else dataclasses.replace(summary, quality=quality).verdict
-    gains = (quality.correlations_after - quality.correlations_before).tolist()
-    return found or judge(gains, {}, seen=True, quality=quality)
+    return found or judge(quality.gains, {}, seen=True, quality=quality)
 
 
 def _measures(summary: Summary | None, quality: Quality) -> Iterator[tuple[str, str, str, str]]:
@@ -229,23 +228,6 @@ def _measures(summary: Summary | None, quality: Quality) -> Iterator[tuple[str, 
             f"{100 * quality.from_reference:.2f} %",
             "They lay outside their frames; what they show is no signal.",
         )
-
-
-def _flat(summary: Summary) -> NDArray[np.bool_] | None:
-    """Pixels (H, W) of the rows and columns that are kept in which the reference has nothing to follow."""
-    if summary.options is None:
-        return None
-    job = Job.from_raw(options=summary.options, reference=summary.reference)
-    return flat_pixels(job.reference_planes, job.weight, job.options.const_assumption)[summary.crop or ...]
-
-
-def _field(summary: Summary) -> FlowMap | None:
-    field = summary.field
-    if field is None:
-        return None
-    rows, columns = summary.crop or (slice(None), slice(None))
-    kept = (..., rows, columns)
-    return FlowMap(field.count, field.mean[kept], field.deviation[kept], field.outside[kept])
 
 
 def _worst_flows(flow: FlowReader, moved: NDArray[np.float64], flagged: NDArray[np.bool_]) -> Iterator[WorstFlow]:

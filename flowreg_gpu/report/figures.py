@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from flowreg_gpu.io import PathLike, PendingFile
+from flowreg_gpu.quality.verdict import flagged_frames
 from flowreg_gpu.report.data import Kymograph, ReportData, WorstFlow
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "draw_traces",
     "envelope",
     "fit",
-    "flagged_frames",
     "limit_to",
     "save_figures",
     "shared_contrast",
@@ -110,15 +110,6 @@ def fit(image: NDArray[Any], side: int) -> NDArray[Any]:
 # Over time
 
 
-def flagged_frames(data: ReportData) -> NDArray[np.bool_]:
-    """Frames (T,) without a flow of their own."""
-    flagged = np.zeros(data.shape[0], np.bool_)
-    for name in ("bad", "constant", "diverged"):
-        if name in data.statistics:
-            flagged |= np.asarray(data.statistics[name], np.bool_)
-    return flagged
-
-
 def draw_traces(data: ReportData) -> Figure:
     """Displacement, translation and correlation over time, with flagged frames and window borders."""
     rows = [
@@ -131,7 +122,7 @@ def draw_traces(data: ReportData) -> Figure:
         ),
     ]
     rows = [row for row in rows if all(name in data.statistics for name in row[1].values())]
-    flagged = flagged_frames(data)
+    flagged = flagged_frames(data.statistics, data.shape[0])
     with rc_context(_STYLE):
         figure = Figure(figsize=(10, 0.7 + 1.75 * max(len(rows), 1)), layout="constrained")
         axes = np.atleast_1d(figure.subplots(max(len(rows), 1), 1, sharex=True))

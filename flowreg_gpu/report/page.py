@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowreg_gpu.io import PathLike, PendingFile
+from flowreg_gpu.quality.verdict import flagged_frames
 from flowreg_gpu.report.data import ReportData
 from flowreg_gpu.report.figures import (
     draw_flows,
@@ -27,7 +28,6 @@ from flowreg_gpu.report.figures import (
     draw_maps,
     draw_traces,
     fit,
-    flagged_frames,
     shared_contrast,
     to_svg,
 )
@@ -163,7 +163,7 @@ def _strip(data: ReportData) -> dict[str, Any]:
 
 def _notes(data: ReportData) -> list[str]:
     """Of each frame that is played: how far it was moved, or that it was left as it was."""
-    flagged, moved = flagged_frames(data), data.statistics.get("mean_disp")
+    flagged, moved = flagged_frames(data.statistics, data.shape[0]), data.statistics.get("mean_disp")
     notes = []
     for number in data.strip.numbers:
         if flagged[number]:

@@ -124,12 +124,10 @@ def _stored_summary(registered: PathLike) -> Summary | None:
 
 def _check_sizes(before: FrameReader, after: FrameReader, summary: Summary | None) -> None:
     """Raise ValueError unless the recordings are one, before and after registration."""
-    expected = before.shape
-    if summary is not None and summary.crop is not None:
-        rows, columns = summary.crop
-        expected = (expected[0], rows.stop - rows.start, columns.stop - columns.start, expected[3])
-    if after.shape != expected:
-        raise ValueError(f"the registered recording is {after.shape} (T, H, W, C), expected {expected} as the original")
+    if after.shape != before.shape:
+        raise ValueError(
+            f"the registered recording is {after.shape} (T, H, W, C), expected {before.shape} as the original"
+        )
     if summary is not None and summary.n_frames != after.n_frames:
         raise ValueError(f"the statistics are of {summary.n_frames} frames, expected {after.n_frames}")
 
